@@ -1,0 +1,2 @@
+//! File systems and file-like objects.
+pub mod devpts;

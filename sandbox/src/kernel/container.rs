@@ -1,0 +1,48 @@
+//! Containers of the pod, as the kernel sees them.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use super::task::{Pid, Process};
+use crate::sync::{Mutex, RwLock};
+use crate::vfs::mount::MountNamespace;
+
+/// One container.
+pub struct Container {
+    /// OCI's id.
+    pub id: String,
+    /// What its processes see as file systems.
+    pub mounts: Arc<MountNamespace>,
+    /// UTS namespace: host and domain name.
+    pub names: RwLock<UtsNames>,
+    /// Its init; `None` before it is there.
+    pub init: RwLock<Option<Arc<Process>>>,
+    /// What it called: indexed by system-call number; calls and refusals (`ENOSYS`).
+    pub counts: Box<[CallCount]>,
+    /// Log every call.
+    pub strace: bool,
+    /// Its terminals (`devpts` instance).
+    pub terminals: Arc<crate::fs::devpts::Instance>,
+    /// Processes that entered by exec, with the name the client gave.
+    pub execs: Mutex<Vec<(String, Pid)>>,
+    /// sysctls of config.json: `net.*` are set by the client; `kernel.*` that are namespaced show here.
+    pub sysctls: RwLock<std::collections::BTreeMap<String, String>>,
+    /// `linux.maskedPaths` and `readonlyPaths` have been turned into mounts; this is `process.noNewPrivileges` and the like.
+    pub root_read_only: bool,
+}
+
+/// What uname(2) shows of a container.
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)]
+pub struct UtsNames {
+    pub host: String,
+    pub domain: String,
+}
+
+/// How often one call was made.
+#[derive(Default)]
+#[allow(missing_docs)]
+pub struct CallCount {
+    pub calls: AtomicU64,
+    pub refused: AtomicU64,
+}

@@ -1,0 +1,5 @@
+//! Interval timers (setitimer(2)) and POSIX timers (timer_create(2)) of a process.
+
+/// The timers of one process.
+#[derive(Default)]
+pub struct ProcessTimers {}

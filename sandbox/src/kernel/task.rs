@@ -1,0 +1,127 @@
+//! Processes and threads, as this kernel knows them (clone(2), credentials(7)).
+//!
+//! The *host* schedules them, owns their memory, delivers their signals, and knows who is whose parent, group and session.
+//! What is kept here is what the host must not know: identity, descriptors, working directory, limits, the executable.
+//! Numbers are those of the kernel process's own PID namespace ([`Pid`]); the workload sees its container's numbers
+//! (`inner`), translated at the edge.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
+use std::sync::{Arc, Weak};
+
+use super::container::Container;
+use super::credentials::Credentials;
+use super::limits::Limits;
+use super::park::ParkedCall;
+use crate::sync::{Mutex, RwLock};
+use crate::vfs::descriptor::DescriptorTable;
+use crate::vfs::mount::Location;
+
+/// A process or thread id in the kernel process's PID namespace.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Pid(pub i32);
+
+/// Working directory, root directory and umask: what `CLONE_FS` shares.
+pub struct FileSystemContext {
+    state: RwLock<FileSystemState>,
+}
+
+/// The values of a [`FileSystemContext`].
+#[derive(Clone)]
+#[allow(missing_docs)]
+pub struct FileSystemState {
+    pub root: Location,
+    pub cwd: Location,
+    pub umask: u32,
+}
+
+impl FileSystemContext {
+    /// A context with these values.
+    pub fn new(state: FileSystemState) -> Arc<FileSystemContext> {
+        Arc::new(FileSystemContext { state: RwLock::new(state) })
+    }
+
+    /// A copy of the values now.
+    pub fn get(&self) -> FileSystemState {
+        self.state.read().clone()
+    }
+
+    /// Changes the values.
+    pub fn update<T>(&self, change: impl FnOnce(&mut FileSystemState) -> T) -> T {
+        change(&mut self.state.write())
+    }
+
+    /// A context of its own with the same values.
+    pub fn fork(&self) -> Arc<FileSystemContext> {
+        FileSystemContext::new(self.get())
+    }
+}
+
+/// The program that a process runs.
+pub struct Executable {
+    /// Where it was found.
+    pub location: Location,
+    /// The path it was started by, as `AT_EXECFN` has it.
+    pub path: Vec<u8>,
+}
+
+/// A process: Linux's thread group.
+pub struct Process {
+    /// Its number here.
+    pub pid: Pid,
+    /// Its number in its container.
+    pub inner: i32,
+    /// The host's handle on it.
+    pub pidfd: OwnedFd,
+    /// Whose it is.
+    pub container: Arc<Container>,
+    /// Its threads by number.
+    pub threads: Mutex<Vec<Arc<Thread>>>,
+    /// What it runs; `None` before its first exec.
+    pub executable: RwLock<Option<Arc<Executable>>>,
+    /// Arguments as last set by exec, NUL-separated; the live text is read from its memory at `arguments_at`.
+    pub limits: RwLock<Limits>,
+    /// `prctl(PR_SET_DUMPABLE)`.
+    pub dumpable: AtomicI32,
+    /// Has executed since it was forked (setpgid(2) on a child then is `EACCES`; natively checked too).
+    pub executed: AtomicBool,
+    /// When it began, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub started: u64,
+    /// Set once its exit has been seen (by call or pidfd): its objects are released.
+    pub exited: AtomicBool,
+    /// Interval and POSIX timers.
+    pub timers: Mutex<super::itimer::ProcessTimers>,
+    /// The exec in flight, if any.
+    pub exec: Mutex<Option<crate::kernel::exec::PendingExec>>,
+    /// How many calls it has made.
+    pub calls: AtomicU64,
+}
+
+/// A thread: Linux's task.
+pub struct Thread {
+    /// Its number here.
+    pub tid: Pid,
+    /// Its number in its container.
+    pub inner: i32,
+    /// Its thread group.
+    pub process: Weak<Process>,
+    /// Identity; replaced as a whole.
+    pub credentials: RwLock<Arc<Credentials>>,
+    /// Working directory and kin.
+    pub context: RwLock<Arc<FileSystemContext>>,
+    /// Descriptors.
+    pub descriptors: RwLock<Arc<DescriptorTable>>,
+    /// `PR_SET_NAME`; 15 bytes and a NUL.
+    pub name: Mutex<[u8; 16]>,
+    /// The call it waits in.
+    pub parked: Mutex<Option<Arc<ParkedCall>>>,
+    /// Forks that have been allowed and whose child has not shown itself yet.
+    pub forks: Mutex<Vec<crate::kernel::fork::Snapshot>>,
+}
+
+impl Thread {
+    /// Its thread group; `None` while that ends.
+    pub fn process(&self) -> Option<Arc<Process>> {
+        self.process.upgrade()
+    }
+}

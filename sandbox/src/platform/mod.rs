@@ -1,0 +1,3 @@
+//! The platform: everything about the host that makes this kernel possible.
+pub mod memory;
+pub mod notify;

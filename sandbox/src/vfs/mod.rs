@@ -1,0 +1,6 @@
+//! The virtual file system: what every file system and every descriptor has in common.
+pub mod descriptor;
+pub mod file;
+pub mod mount;
+pub mod node;
+pub mod walk;
