@@ -10,7 +10,9 @@ use crate::sync::RwLock;
 
 pub mod container;
 pub mod credentials;
+pub mod elf;
 pub mod exec;
+pub mod exit;
 pub mod fork;
 pub mod itimer;
 pub mod limits;

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use crate::errno::{Errno, Result};
@@ -34,7 +34,8 @@ pub type Finish = Box<dyn FnOnce(Result<Outcome>) + Send>;
 /// One call that waits.
 pub struct ParkedCall {
     future: Mutex<Option<(Parked, Finish)>>,
-    interrupted: AtomicBool,
+    /// The error that every wait fails with from now on; 0 for none.
+    interrupted: AtomicI32,
     /// Set while the call is on a run queue, so that many wake-ups cost one run.
     queued: AtomicBool,
 }
@@ -48,11 +49,7 @@ impl ParkedCall {
     /// Wraps a future. `finish` is called with its result, on whichever thread runs it last.
     /// Nothing runs until the first [`ParkedCall::start`].
     pub fn new(future: Parked, finish: Finish) -> Arc<ParkedCall> {
-        Arc::new(ParkedCall {
-            future: Mutex::new(Some((future, finish))),
-            interrupted: AtomicBool::new(false),
-            queued: AtomicBool::new(false),
-        })
+        Arc::new(ParkedCall { future: Mutex::new(Some((future, finish))), interrupted: AtomicI32::new(0), queued: AtomicBool::new(false) })
     }
 
     /// Runs the future up to its first wait, on this thread.
@@ -63,13 +60,25 @@ impl ParkedCall {
 
     /// Makes every wait of this call fail with `ERESTARTSYS`, now and later.
     pub fn interrupt(self: &Arc<Self>) {
-        self.interrupted.store(true, Ordering::SeqCst);
+        self.interrupt_with(Errno::ERESTARTSYS);
+    }
+
+    /// The same with an error of choice.
+    pub fn interrupt_with(self: &Arc<Self>, error: Errno) {
+        self.interrupted.store(error.0, Ordering::SeqCst);
         self.clone().wake();
     }
 
     /// Whether [`ParkedCall::interrupt`] was called.
     pub fn is_interrupted(&self) -> bool {
-        self.interrupted.load(Ordering::SeqCst)
+        self.interruption().is_some()
+    }
+
+    fn interruption(&self) -> Option<Errno> {
+        match self.interrupted.load(Ordering::SeqCst) {
+            0 => None,
+            error => Some(Errno(error)),
+        }
     }
 
     /// Drops the future without an answer: its thread is gone.
@@ -114,8 +123,8 @@ pub fn run_woken() {
     }
 }
 
-fn interrupted() -> bool {
-    CURRENT.with(|current| current.borrow().as_ref().is_some_and(|call| call.is_interrupted()))
+fn interruption() -> Option<Errno> {
+    CURRENT.with(|current| current.borrow().as_ref().and_then(|call| call.interruption()))
 }
 
 /// An observer that wakes a future. One flag may observe many queues (poll(2)).
@@ -140,8 +149,8 @@ impl Flag {
     pub fn raised(self: &Arc<Self>) -> impl Future<Output = Result<()>> + Send + use<> {
         let flag = self.clone();
         std::future::poll_fn(move |context| {
-            if interrupted() {
-                return Poll::Ready(Err(Errno::ERESTARTSYS));
+            if let Some(error) = interruption() {
+                return Poll::Ready(Err(error));
             }
             *flag.waker.lock() = Some(context.waker().clone());
             if flag.raised.load(Ordering::SeqCst) { Poll::Ready(Ok(())) } else { Poll::Pending }

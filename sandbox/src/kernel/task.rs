@@ -71,6 +71,8 @@ pub struct Process {
     pub pid: Pid,
     /// Its number in its container.
     pub inner: i32,
+    /// Who forked it, or who adopted it since, as far as is known.
+    pub parent: AtomicI32,
     /// The host's handle on it.
     pub pidfd: OwnedFd,
     /// Whose it is.
@@ -79,7 +81,7 @@ pub struct Process {
     pub threads: Mutex<Vec<Arc<Thread>>>,
     /// What it runs; `None` before its first exec.
     pub executable: RwLock<Option<Arc<Executable>>>,
-    /// Arguments as last set by exec, NUL-separated; the live text is read from its memory at `arguments_at`.
+    /// getrlimit(2).
     pub limits: RwLock<Limits>,
     /// `prctl(PR_SET_DUMPABLE)`.
     pub dumpable: AtomicI32,
@@ -89,6 +91,12 @@ pub struct Process {
     pub started: u64,
     /// Set once its exit has been seen (by call or pidfd): its objects are released.
     pub exited: AtomicBool,
+    /// How it ended, and who waits for that.
+    pub exit: super::exit::ExitState,
+    /// The reactor's watch on its pidfd.
+    pub watch: Mutex<Option<super::reactor::Watch>>,
+    /// Until when its parked calls are looked at for signals (see `kernel::signal`), in nanoseconds of the monotonic clock; 0 for not at all.
+    pub attention: AtomicU64,
     /// Interval and POSIX timers.
     pub timers: Mutex<super::itimer::ProcessTimers>,
     /// The exec in flight, if any.
@@ -117,6 +125,8 @@ pub struct Thread {
     pub parked: Mutex<Option<Arc<ParkedCall>>>,
     /// Forks that have been allowed and whose child has not shown itself yet.
     pub forks: Mutex<Vec<crate::kernel::fork::Snapshot>>,
+    /// `PR_SET_KEEPCAPS`.
+    pub keep_capabilities: AtomicBool,
 }
 
 impl Thread {

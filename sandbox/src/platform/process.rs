@@ -1,0 +1,205 @@
+//! What the host knows about a workload's processes: /proc, pidfds, signals.
+//!
+//! The host is the truth for who is whose parent, which numbers a process has, and which signals wait for it. This
+//! module asks; it keeps nothing. It reads the procfs of the kernel process's own PID namespace, so every number is a [`Pid`].
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use crate::errno::{Errno, Result};
+use crate::kernel::task::Pid;
+
+/// What /proc/PID/status tells (proc_pid_status(5)).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Status {
+    /// Thread group.
+    pub tgid: i32,
+    /// Parent process; 0 where it is outside the namespace.
+    pub parent: i32,
+    /// The thread's number in the innermost PID namespace.
+    pub inner: i32,
+    /// The state's letter.
+    pub state: u8,
+    /// Signals pending for the thread, for the process; blocked, ignored, caught. Bit 0 is signal 1.
+    pub pending: u64,
+    /// Pending for the whole process.
+    pub shared_pending: u64,
+    /// Blocked by the thread.
+    pub blocked: u64,
+    /// Ignored.
+    pub ignored: u64,
+    /// Caught.
+    pub caught: u64,
+}
+
+impl Status {
+    /// Reads it. `ESRCH` where the thread is gone.
+    pub fn read(thread: Pid) -> Result<Status> {
+        let mut text = [0u8; 4096];
+        let length = read_whole(&format!("/proc/{}/status", thread.0), &mut text)?;
+        Ok(Status::parse(&text[..length]))
+    }
+
+    fn parse(text: &[u8]) -> Status {
+        let mut status = Status::default();
+        for line in text.split(|&byte| byte == b'\n') {
+            let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
+            let value = std::str::from_utf8(&line[colon + 1..]).unwrap_or("").trim();
+            let number = || value.parse().unwrap_or(0);
+            let mask = || u64::from_str_radix(value, 16).unwrap_or(0);
+            match &line[..colon] {
+                b"State" => status.state = value.bytes().next().unwrap_or(b'?'),
+                b"Tgid" => status.tgid = number(),
+                b"PPid" => status.parent = number(),
+                b"NSpid" => status.inner = value.split_whitespace().next_back().and_then(|last| last.parse().ok()).unwrap_or(0),
+                b"SigPnd" => status.pending = mask(),
+                b"ShdPnd" => status.shared_pending = mask(),
+                b"SigBlk" => status.blocked = mask(),
+                b"SigIgn" => status.ignored = mask(),
+                b"SigCgt" => status.caught = mask(),
+                _ => {}
+            }
+        }
+        status
+    }
+
+    /// Whether the process is dead but for its parent's wait.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, b'Z' | b'X')
+    }
+}
+
+fn read_whole(path: &str, into: &mut [u8]) -> Result<usize> {
+    let mut file =
+        File::open(path).map_err(|error| if error.kind() == std::io::ErrorKind::NotFound { Errno::ESRCH } else { error.into() })?;
+    let mut length = 0;
+    while length < into.len() {
+        match file.read(&mut into[length..])? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    Ok(length)
+}
+
+/// The living children that a thread forked, in the order it did (proc_pid_task_children(5)).
+pub fn children(process: Pid, thread: Pid) -> Result<Vec<Pid>> {
+    let text = std::fs::read_to_string(format!("/proc/{}/task/{}/children", process.0, thread.0)).map_err(|_| Errno::ESRCH)?;
+    Ok(text.split_whitespace().filter_map(|word| word.parse().ok()).map(Pid).collect())
+}
+
+/// The threads of a process.
+pub fn threads(process: Pid) -> Result<Vec<Pid>> {
+    let entries = std::fs::read_dir(format!("/proc/{}/task", process.0)).map_err(|_| Errno::ESRCH)?;
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid).collect())
+}
+
+/// Device and inode of the file a process executes.
+pub fn executable_identity(process: Pid) -> Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(format!("/proc/{}/exe", process.0))?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// A pidfd of a process. It polls readable once the process is dead.
+pub fn pidfd_open(process: Pid) -> Result<OwnedFd> {
+    // SAFETY: no memory is passed. Needed: no wrapper in the libraries used here.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, process.0, 0) };
+    if fd < 0 {
+        return Err(Errno::last());
+    }
+    // SAFETY: the host just gave us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// A copy of a descriptor of another process. `EBADF` where it has none at that number.
+pub fn pidfd_getfd(pidfd: impl AsFd, number: i32) -> Result<OwnedFd> {
+    // SAFETY: no memory is passed.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_fd().as_raw_fd(), number, 0) };
+    if fd < 0 {
+        return Err(Errno::last());
+    }
+    // SAFETY: as in `pidfd_open`.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// kill(2) by number: positive a process, negative a group of the kernel process's namespace.
+pub fn kill(target: i32, signal: i32) -> Result<()> {
+    // SAFETY: no memory is passed. Needed: signal numbers above 31 have no type in the libraries used here.
+    if unsafe { libc::kill(target, signal) } < 0 { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// tgkill(2).
+pub fn kill_thread(process: Pid, thread: Pid, signal: i32) -> Result<()> {
+    // SAFETY: no memory is passed.
+    if unsafe { libc::syscall(libc::SYS_tgkill, process.0, thread.0, signal) } < 0 { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// The process group of a process, in the kernel's numbering.
+pub fn group(process: Pid) -> Result<Pid> {
+    // SAFETY: no memory is passed.
+    let group = unsafe { libc::getpgid(process.0) };
+    if group < 0 { Err(Errno::last()) } else { Ok(Pid(group)) }
+}
+
+/// The session of a process, in the kernel's numbering; 0 where its leader is outside.
+pub fn session(process: Pid) -> Result<Pid> {
+    // SAFETY: no memory is passed.
+    let session = unsafe { libc::getsid(process.0) };
+    if session < 0 { Err(Errno::last()) } else { Ok(Pid(session)) }
+}
+
+/// How a child of ours ended, as wait(2) encodes it; the zombie is gone afterwards. `EAGAIN` while it lives, `ECHILD` where it is
+/// not our child. Only ends are looked at, never the stops of a traced process.
+pub fn reap(process: Pid) -> Result<i32> {
+    // SAFETY: all zeroes is a valid `siginfo_t`.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::__WALL;
+    // SAFETY: `info` is a valid place for the result and lives through the call.
+    if unsafe { libc::waitid(libc::P_PID, process.0 as libc::id_t, &mut info, options) } < 0 {
+        return Err(Errno::last());
+    }
+    // SAFETY: waitid filled in the SIGCHLD members, or left zeroes.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    match info.si_code {
+        _ if pid == 0 => Err(Errno::EAGAIN),
+        libc::CLD_EXITED => Ok((status & 0xff) << 8),
+        libc::CLD_DUMPED => Ok(status & 0x7f | 0x80),
+        _ => Ok(status & 0x7f),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_of_this_process() {
+        let own = Status::read(Pid(std::process::id() as i32)).unwrap();
+        assert_eq!(own.tgid, std::process::id() as i32);
+        assert!(!own.is_dead());
+    }
+
+    #[test]
+    fn status_text_is_taken_apart() {
+        let text = b"Name:\tx y\nState:\tS (sleeping)\nTgid:\t12\nPPid:\t3\nNSpid:\t12\t7\nSigPnd:\t0000000000000001\nShdPnd:\t0000000000000200\nSigBlk:\t0000000000010000\nSigIgn:\t0000000000000004\nSigCgt:\t0000000000000008\n";
+        let expected = Status {
+            tgid: 12,
+            parent: 3,
+            inner: 7,
+            state: b'S',
+            pending: 1,
+            shared_pending: 0x200,
+            blocked: 0x10000,
+            ignored: 4,
+            caught: 8,
+        };
+        assert_eq!(Status::parse(text), expected);
+    }
+
+    #[test]
+    fn a_thread_that_is_gone_is_esrch() {
+        assert_eq!(Status::read(Pid(0x3fff_ffff)), Err(Errno::ESRCH));
+    }
+}
