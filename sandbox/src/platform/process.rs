@@ -143,6 +143,15 @@ pub fn group(process: Pid) -> Result<Pid> {
     if group < 0 { Err(Errno::last()) } else { Ok(Pid(group)) }
 }
 
+/// The process group of a process in the numbering of its own PID namespace (`NSpgid` of proc_pid_status(5)).
+pub fn inner_group(process: Pid) -> Result<i32> {
+    let mut text = [0u8; 4096];
+    let length = read_whole(&format!("/proc/{}/status", process.0), &mut text)?;
+    let text = std::str::from_utf8(&text[..length]).unwrap_or("");
+    let line = text.lines().find_map(|line| line.strip_prefix("NSpgid:")).ok_or(Errno::ESRCH)?;
+    line.split_whitespace().next_back().and_then(|last| last.parse().ok()).ok_or(Errno::ESRCH)
+}
+
 /// The session of a process, in the kernel's numbering; 0 where its leader is outside.
 pub fn session(process: Pid) -> Result<Pid> {
     // SAFETY: no memory is passed.

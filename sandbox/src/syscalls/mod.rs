@@ -9,6 +9,9 @@ use crate::errno::Result;
 use crate::kernel::park::Parked;
 
 mod call;
+mod identity;
+mod process;
+mod signal;
 
 pub use call::Call;
 
@@ -91,7 +94,7 @@ impl Entry {
 pub const NUMBERS: usize = 512;
 
 /// Every family's table.
-const FAMILIES: &[&[Entry]] = &[];
+const FAMILIES: &[&[Entry]] = &[identity::TABLE, process::TABLE, signal::TABLE];
 
 /// The entry of a number; `None` is `ENOSYS`.
 pub fn lookup(number: i64) -> Option<&'static Entry> {
