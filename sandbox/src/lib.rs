@@ -5,9 +5,13 @@
 //! [`vfs`] and [`fs`] are files; [`syscalls`] is the table of calls.
 #![warn(missing_docs, clippy::undocumented_unsafe_blocks)]
 
+pub mod boot;
+pub mod confine;
+pub mod control;
 pub mod errno;
 pub mod fs;
 pub mod kernel;
+pub mod log;
 pub mod platform;
 pub mod sync;
 pub mod syscalls;

@@ -1,2 +1,5 @@
 //! File systems and file-like objects.
+pub mod dev;
 pub mod devpts;
+pub mod host;
+pub mod pipe;

@@ -21,6 +21,8 @@ pub struct Container {
     pub counts: Box<[CallCount]>,
     /// Log every call.
     pub strace: bool,
+    /// What its processes find natively.
+    pub exec_root: Arc<crate::platform::exec_root::ExecRoot>,
     /// Its terminals (`devpts` instance).
     pub terminals: Arc<crate::fs::devpts::Instance>,
     /// Processes that entered by exec, with the name the client gave.

@@ -3,3 +3,8 @@
 /// The timers of one process.
 #[derive(Default)]
 pub struct ProcessTimers {}
+
+impl ProcessTimers {
+    /// Deletes POSIX timers, as exec does; interval timers go on (execve(2)).
+    pub fn clear_posix(&mut self) {}
+}

@@ -9,6 +9,9 @@ use crate::platform::memory::{Address, Memory};
 use crate::platform::notify::NotificationId;
 use crate::vfs::descriptor::{Descriptor, DescriptorTable};
 use crate::vfs::file::OpenFile;
+use crate::vfs::mount::Location;
+use crate::vfs::node::FileType;
+use crate::vfs::walk::{self, LastName, Walk, WalkFlags};
 
 /// A received system call. Cheap to clone: a parked call keeps one.
 #[derive(Clone)]
@@ -97,6 +100,39 @@ impl Call {
     /// The caller's root, working directory and umask.
     pub fn context(&self) -> FileSystemState {
         self.thread.context.read().get()
+    }
+
+    /// Walks a path from the caller's working directory.
+    pub fn resolve(&self, path: &[u8], flags: WalkFlags) -> Result<Location> {
+        let context = self.context();
+        let who = self.credentials();
+        walk::resolve(&Walk { root: &context.root, start: &context.cwd, who: &who, flags }, path)
+    }
+
+    /// Where a path relative to a directory descriptor argument starts: `AT_FDCWD`, or an open directory. An absolute path needs none.
+    pub fn start(&self, index: usize, path: &[u8]) -> Result<Location> {
+        if path.starts_with(b"/") || self.int(index) == libc::AT_FDCWD {
+            return Ok(self.context().cwd);
+        }
+        let file = self.any_file(index)?;
+        let location = file.location.clone().ok_or(Errno::ENOTDIR)?;
+        if location.node.file_type() == FileType::Directory { Ok(location) } else { Err(Errno::ENOTDIR) }
+    }
+
+    /// Walks a path from a directory descriptor argument.
+    pub fn resolve_at(&self, directory: usize, path: &[u8], flags: WalkFlags) -> Result<Location> {
+        let start = self.start(directory, path)?;
+        let root = self.context().root;
+        let who = self.credentials();
+        walk::resolve(&Walk { root: &root, start: &start, who: &who, flags }, path)
+    }
+
+    /// Walks a path from a directory descriptor argument up to its last name.
+    pub fn resolve_parent_at(&self, directory: usize, path: &[u8]) -> Result<LastName> {
+        let start = self.start(directory, path)?;
+        let root = self.context().root;
+        let who = self.credentials();
+        walk::resolve_parent(&Walk { root: &root, start: &start, who: &who, flags: WalkFlags::empty() }, path)
     }
 
     /// `EPERM` unless the caller has `capability`.

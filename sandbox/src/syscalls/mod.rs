@@ -9,11 +9,14 @@ use crate::errno::Result;
 use crate::kernel::park::Parked;
 
 mod call;
+mod exec;
 mod identity;
 mod process;
 mod signal;
+mod trace;
 
 pub use call::Call;
+pub use trace::trace;
 
 /// What a handler made of a call.
 pub enum Outcome {
@@ -94,7 +97,7 @@ impl Entry {
 pub const NUMBERS: usize = 512;
 
 /// Every family's table.
-const FAMILIES: &[&[Entry]] = &[identity::TABLE, process::TABLE, signal::TABLE];
+const FAMILIES: &[&[Entry]] = &[exec::TABLE, identity::TABLE, process::TABLE, signal::TABLE];
 
 /// The entry of a number; `None` is `ENOSYS`.
 pub fn lookup(number: i64) -> Option<&'static Entry> {

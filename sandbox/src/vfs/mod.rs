@@ -3,4 +3,5 @@ pub mod descriptor;
 pub mod file;
 pub mod mount;
 pub mod node;
+pub mod object;
 pub mod walk;

@@ -1,0 +1,124 @@
+//! The exec stop: a program that gains rights is looked at before its first instruction.
+//!
+//! For an ordinary exec it is enough to compare the executed file at the next call. A set-user-ID program must not run one instruction
+//! in the wrong file, nor trust its environment. So the calling thread is seized (ptrace(2)) before the host is let go; at the exec stop
+//! the file is compared, and the auxiliary vector on its stack is corrected: `AT_SECURE` is 1, so that the dynamic loader ignores `LD_PRELOAD` and
+//! its kin, and the `AT_*ID` entries show the emulated identity. Then it is released. An exec that fails comes back to an interrupt stop instead.
+
+use std::sync::Arc;
+
+use crate::errno::{Errno, Result};
+use crate::kernel::credentials::Credentials;
+use crate::kernel::exec;
+use crate::kernel::task::Pid;
+use crate::platform::dispatch::dispatcher;
+use crate::platform::memory::{Address, Memory};
+use crate::platform::process;
+use crate::syscalls::{Call, Outcome};
+
+/// `PTRACE_EVENT_EXEC`, as it stands above the stop signal in a wait status.
+const EXEC_EVENT: i32 = libc::PTRACE_EVENT_EXEC;
+/// How much of the new stack is searched for the auxiliary vector, bytes.
+const STACK: u64 = 6 << 20;
+
+/// Lets the host execute the call under supervision and answers it.
+pub fn supervise(call: &Call) -> Result<Outcome> {
+    let tid = call.thread.tid;
+    request(libc::PTRACE_SEIZE, tid, 0, (libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_EXITKILL) as u64)?;
+    dispatcher().listener().let_go(call.id);
+    let _ = request(libc::PTRACE_INTERRUPT, tid, 0, 0);
+    loop {
+        let Ok(status) = wait(tid) else { return Ok(Outcome::Gone) };
+        if !libc::WIFSTOPPED(status) {
+            return Ok(Outcome::Gone);
+        }
+        match status >> 16 {
+            EXEC_EVENT => {
+                // A thread other than the first one has the process's number after its exec.
+                return Ok(executed(call));
+            }
+            event if event == libc::PTRACE_EVENT_STOP => {
+                // An interrupt is taken on the way out of the call: the exec has failed.
+                let _ = request(libc::PTRACE_DETACH, tid, 0, 0);
+                return Ok(Outcome::Gone);
+            }
+            _ => {
+                let signal = libc::WSTOPSIG(status);
+                let _ = request(libc::PTRACE_CONT, tid, 0, signal as u64);
+            }
+        }
+    }
+}
+
+fn executed(call: &Call) -> Outcome {
+    let pid = call.process.pid;
+    let pending = call.process.exec.lock().take();
+    let right = pending.is_some_and(|pending| {
+        let credentials = pending.credentials.clone();
+        exec::complete(&call.process, pending).is_ok() && secure(pid, &credentials).is_ok()
+    });
+    if !right {
+        let _ = process::kill(pid.0, libc::SIGKILL);
+    }
+    let _ = request(libc::PTRACE_DETACH, pid, 0, 0);
+    Outcome::Gone
+}
+
+/// Rewrites the auxiliary vector of a program that has just been loaded.
+fn secure(pid: Pid, credentials: &Arc<Credentials>) -> Result<()> {
+    // From the stack pointer up: argc, arguments, NULL, environment, NULL, then pairs of type and value until AT_NULL.
+    let mut at = Address(stack_pointer(pid)?);
+    let end = at.add(STACK)?;
+    let memory = Memory::of(pid);
+    let arguments: u64 = memory.read_value(at)?;
+    at = at.add(arguments.checked_add(2).and_then(|words| words.checked_mul(8)).ok_or(Errno::EFAULT)?)?;
+    while memory.read_value::<u64>(at)? != 0 {
+        at = at.add(8)?;
+        if at > end {
+            return Err(Errno::EFAULT);
+        }
+    }
+    at = at.add(8)?;
+    for _ in 0..64 {
+        let [kind, _]: [u64; 2] = memory.read_value(at)?;
+        let value = match kind {
+            libc::AT_NULL => return Ok(()),
+            libc::AT_SECURE => Some(1),
+            libc::AT_UID => Some(credentials.uid),
+            libc::AT_EUID => Some(credentials.euid),
+            libc::AT_GID => Some(credentials.gid),
+            libc::AT_EGID => Some(credentials.egid),
+            _ => None,
+        };
+        if let Some(value) = value {
+            memory.write_value(at.add(8)?, &u64::from(value))?;
+        }
+        at = at.add(16)?;
+    }
+    Err(Errno::EFAULT)
+}
+
+fn stack_pointer(pid: Pid) -> Result<u64> {
+    // SAFETY: all zeroes is a valid register set.
+    let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+    // SAFETY: the host fills `registers`, whose type is the one that PTRACE_GETREGS writes.
+    if unsafe { libc::ptrace(libc::PTRACE_GETREGS, pid.0, 0, &mut registers) } < 0 { Err(Errno::last()) } else { Ok(registers.rsp) }
+}
+
+fn request(what: libc::c_uint, pid: Pid, address: u64, data: u64) -> Result<()> {
+    // SAFETY: none of the requests made here reads or writes memory of this process.
+    if unsafe { libc::ptrace(what, pid.0, address, data) } < 0 { Err(Errno::last()) } else { Ok(()) }
+}
+
+fn wait(pid: Pid) -> Result<i32> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` lives through the call.
+        let waited = unsafe { libc::waitpid(pid.0, &mut status, libc::__WALL) };
+        match waited {
+            pid if pid >= 0 => return Ok(status),
+            _ if Errno::last() == Errno::EINTR => {}
+            _ => return Err(Errno::last()),
+        }
+    }
+}
