@@ -5,10 +5,5 @@ fn main() {
     for file in files {
         println!("cargo::rerun-if-changed={file}");
     }
-    protobuf_codegen::Codegen::new()
-        .pure()
-        .include("proto")
-        .inputs(files)
-        .cargo_out_dir("messages")
-        .run_from_script();
+    protobuf_codegen::Codegen::new().pure().include("proto").inputs(files).cargo_out_dir("messages").run_from_script();
 }

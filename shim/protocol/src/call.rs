@@ -114,19 +114,10 @@ impl Code {
     /// The code of that number; numbers unused here become [`Code::Unknown`].
     pub fn from_number(number: i32) -> Code {
         use Code::*;
-        [
-            InvalidArgument,
-            NotFound,
-            AlreadyExists,
-            PermissionDenied,
-            ResourceExhausted,
-            FailedPrecondition,
-            Unimplemented,
-            Internal,
-        ]
-        .into_iter()
-        .find(|code| *code as i32 == number)
-        .unwrap_or(Unknown)
+        [InvalidArgument, NotFound, AlreadyExists, PermissionDenied, ResourceExhausted, FailedPrecondition, Unimplemented, Internal]
+            .into_iter()
+            .find(|code| *code as i32 == number)
+            .unwrap_or(Unknown)
     }
 }
 
@@ -143,10 +134,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-        }
+        Self { code, message: message.into() }
     }
 }
 
@@ -165,67 +153,34 @@ pub struct Call {
 /// The response to send instead, when the frame is no call of this service.
 pub fn decode_call(frame: &Frame) -> Result<Call, Refusal> {
     if frame.kind != Kind::Request {
-        return Err(Refusal::new(
-            Code::InvalidArgument,
-            "a response where a request belongs",
-        ));
+        return Err(Refusal::new(Code::InvalidArgument, "a response where a request belongs"));
     }
-    let envelope = envelope::Request::parse_from_bytes(&frame.payload).map_err(|error| {
-        Refusal::new(
-            Code::InvalidArgument,
-            format!("malformed request envelope: {error}"),
-        )
-    })?;
+    let envelope = envelope::Request::parse_from_bytes(&frame.payload)
+        .map_err(|error| Refusal::new(Code::InvalidArgument, format!("malformed request envelope: {error}")))?;
     if envelope.service != SERVICE {
-        return Err(Refusal::new(
-            Code::Unimplemented,
-            format!("unknown service {:?}", envelope.service),
-        ));
+        return Err(Refusal::new(Code::Unimplemented, format!("unknown service {:?}", envelope.service)));
     }
-    let method = Method::from_name(&envelope.method).ok_or_else(|| {
-        Refusal::new(
-            Code::Unimplemented,
-            format!("unknown method {:?}", envelope.method),
-        )
-    })?;
-    let request = Request::parse(method, &envelope.payload).map_err(|error| {
-        Refusal::new(
-            Code::InvalidArgument,
-            format!("malformed {} request: {error}", method.name()),
-        )
-    })?;
-    Ok(Call {
-        stream: frame.stream,
-        request,
-    })
+    let method = Method::from_name(&envelope.method)
+        .ok_or_else(|| Refusal::new(Code::Unimplemented, format!("unknown method {:?}", envelope.method)))?;
+    let request = Request::parse(method, &envelope.payload)
+        .map_err(|error| Refusal::new(Code::InvalidArgument, format!("malformed {} request: {error}", method.name())))?;
+    Ok(Call { stream: frame.stream, request })
 }
 
 /// The bytes of a request.
 ///
 /// # Errors
 /// It is longer than a frame may be.
-pub fn encode_request(
-    stream: u32,
-    method: Method,
-    request: &impl Message,
-) -> Result<Vec<u8>, FrameError> {
+pub fn encode_request(stream: u32, method: Method, request: &impl Message) -> Result<Vec<u8>, FrameError> {
     let mut envelope = envelope::Request::new();
     envelope.service = SERVICE.to_owned();
     envelope.method = method.name().to_owned();
     envelope.payload = serialize(request);
-    Frame {
-        stream,
-        kind: Kind::Request,
-        payload: serialize(&envelope),
-    }
-    .encode()
+    Frame { stream, kind: Kind::Request, payload: serialize(&envelope) }.encode()
 }
 
 /// The bytes of the answer to the call on `stream`. An answer too long for a frame becomes a refusal that says so.
-pub fn encode_response(
-    stream: u32,
-    answer: Result<&dyn protobuf::MessageDyn, &Refusal>,
-) -> Vec<u8> {
+pub fn encode_response(stream: u32, answer: Result<&dyn protobuf::MessageDyn, &Refusal>) -> Vec<u8> {
     let mut envelope = envelope::Response::new();
     match answer {
         Ok(message) => envelope.payload = message.write_to_bytes_dyn().unwrap_or_default(),
@@ -235,11 +190,7 @@ pub fn encode_response(
             status.message = refusal.message.clone();
         }
     }
-    let frame = Frame {
-        stream,
-        kind: Kind::Response,
-        payload: serialize(&envelope),
-    };
+    let frame = Frame { stream, kind: Kind::Response, payload: serialize(&envelope) };
     frame.encode().unwrap_or_else(|error| {
         let refusal = Refusal::new(Code::ResourceExhausted, error.to_string());
         encode_response(stream, Err(&refusal))
@@ -251,16 +202,10 @@ pub fn encode_response(
 /// # Errors
 /// The server's refusal, or that the envelope is malformed.
 pub fn decode_response(frame: &Frame) -> Result<Vec<u8>, Refusal> {
-    let envelope = envelope::Response::parse_from_bytes(&frame.payload).map_err(|error| {
-        Refusal::new(
-            Code::Internal,
-            format!("malformed response envelope: {error}"),
-        )
-    })?;
+    let envelope = envelope::Response::parse_from_bytes(&frame.payload)
+        .map_err(|error| Refusal::new(Code::Internal, format!("malformed response envelope: {error}")))?;
     match envelope.status.into_option() {
-        Some(status) if status.code != 0 => {
-            Err(Refusal::new(Code::from_number(status.code), status.message))
-        }
+        Some(status) if status.code != 0 => Err(Refusal::new(Code::from_number(status.code), status.message)),
         _ => Ok(envelope.payload),
     }
 }
@@ -286,16 +231,11 @@ mod tests {
     #[test]
     fn the_table_holds_every_method_of_the_proto_file() {
         let proto = include_str!("../proto/control.proto");
-        let declared: Vec<&str> = proto
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("rpc "))
-            .map(|line| line.split('(').next().unwrap())
-            .collect();
+        let declared: Vec<&str> =
+            proto.lines().filter_map(|line| line.trim().strip_prefix("rpc ")).map(|line| line.split('(').next().unwrap()).collect();
         let table: Vec<&str> = Method::ALL.iter().map(|method| method.name()).collect();
         assert_eq!(table, declared);
-        assert!(
-            proto.contains("package bulkhead.control.v1;") && proto.contains("service Control {")
-        );
+        assert!(proto.contains("package bulkhead.control.v1;") && proto.contains("service Control {"));
     }
 
     #[test]
@@ -303,17 +243,8 @@ mod tests {
         let mut request = SignalRequest::new();
         request.container_id = "web".into();
         request.signal = 15;
-        let call = decode_call(&one_frame(
-            &encode_request(7, Method::Signal, &request).unwrap(),
-        ))
-        .unwrap();
-        assert_eq!(
-            call,
-            Call {
-                stream: 7,
-                request: Request::Signal(request)
-            }
-        );
+        let call = decode_call(&one_frame(&encode_request(7, Method::Signal, &request).unwrap())).unwrap();
+        assert_eq!(call, Call { stream: 7, request: Request::Signal(request) });
 
         let mut answer = WaitResponse::new();
         answer.exit_status = 137;
@@ -321,10 +252,7 @@ mod tests {
         assert_eq!(WaitResponse::parse_from_bytes(&payload).unwrap(), answer);
 
         let refusal = Refusal::new(Code::NotFound, "container \"web\" does not exist");
-        assert_eq!(
-            decode_response(&one_frame(&encode_response(9, Err(&refusal)))),
-            Err(refusal)
-        );
+        assert_eq!(decode_response(&one_frame(&encode_response(9, Err(&refusal)))), Err(refusal));
     }
 
     #[test]
@@ -332,24 +260,11 @@ mod tests {
         let mut envelope = envelope::Request::new();
         envelope.service = SERVICE.into();
         envelope.method = "Destroy".into();
-        let mut frame = Frame {
-            stream: 1,
-            kind: Kind::Request,
-            payload: envelope.write_to_bytes().unwrap(),
-        };
-        assert_eq!(
-            decode_call(&frame),
-            Err(Refusal::new(
-                Code::Unimplemented,
-                "unknown method \"Destroy\""
-            ))
-        );
+        let mut frame = Frame { stream: 1, kind: Kind::Request, payload: envelope.write_to_bytes().unwrap() };
+        assert_eq!(decode_call(&frame), Err(Refusal::new(Code::Unimplemented, "unknown method \"Destroy\"")));
         envelope.service = "else.where".into();
         frame.payload = envelope.write_to_bytes().unwrap();
-        assert_eq!(
-            decode_call(&frame).unwrap_err().message,
-            "unknown service \"else.where\""
-        );
+        assert_eq!(decode_call(&frame).unwrap_err().message, "unknown service \"else.where\"");
         frame.kind = Kind::Response;
         assert_eq!(decode_call(&frame).unwrap_err().code, Code::InvalidArgument);
     }

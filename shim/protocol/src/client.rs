@@ -54,11 +54,7 @@ pub struct Client {
 impl Client {
     /// A client on a connection that has not been used.
     pub fn new(connection: UnixStream) -> Self {
-        Self {
-            connection,
-            decoder: FrameDecoder::new(),
-            stream: u32::MAX,
-        }
+        Self { connection, decoder: FrameDecoder::new(), stream: u32::MAX }
     }
 
     /// Connects to the control socket at `path`, which may be longer than an address of a Unix socket (108 bytes).
@@ -78,11 +74,7 @@ impl Client {
     }
 
     /// Sends a request and blocks until its answer is here.
-    pub(crate) fn call<Answer: Message>(
-        &mut self,
-        method: Method,
-        request: &impl Message,
-    ) -> Result<Answer, CallError> {
+    pub(crate) fn call<Answer: Message>(&mut self, method: Method, request: &impl Message) -> Result<Answer, CallError> {
         self.send(method, request)?;
         self.receive()
     }
@@ -94,12 +86,10 @@ impl Client {
     pub fn send(&mut self, method: Method, request: &impl Message) -> Result<(), CallError> {
         self.stream = self.stream.wrapping_add(2);
         let bytes = encode_request(self.stream, method, request)?;
-        self.connection
-            .write_all(&bytes)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => CallError::Closed,
-                _ => CallError::Connection(error),
-            })
+        self.connection.write_all(&bytes).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => CallError::Closed,
+            _ => CallError::Connection(error),
+        })
     }
 
     /// Blocks until the answer to the last request is here.
@@ -142,11 +132,7 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let directory = if directory.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        directory
-    };
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     let directory = std::fs::File::open(directory)?;
     UnixStream::connect(Path::new(&format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name))
 }
@@ -158,11 +144,7 @@ mod tests {
     use crate::messages::*;
 
     /// Answers each call with `answer`, in pieces of one byte, after a frame that belongs to nobody.
-    fn serve(
-        mut connection: UnixStream,
-        calls: usize,
-        answer: impl Fn() -> Result<StateResponse, Refusal>,
-    ) {
+    fn serve(mut connection: UnixStream, calls: usize, answer: impl Fn() -> Result<StateResponse, Refusal>) {
         let mut decoder = FrameDecoder::new();
         let mut buffer = [0; 7];
         for _ in 0..calls {
@@ -174,14 +156,10 @@ mod tests {
                 decoder.feed(&buffer[..length]);
             };
             let call = decode_call(&frame).unwrap();
-            connection
-                .write_all(&encode_response(call.stream ^ 0x100, Ok(&Empty::new())))
-                .unwrap();
+            connection.write_all(&encode_response(call.stream ^ 0x100, Ok(&Empty::new()))).unwrap();
             let answer = answer();
             let bytes = encode_response(call.stream, answer.as_ref().map(|message| message as _));
-            bytes
-                .chunks(1)
-                .for_each(|byte| connection.write_all(byte).unwrap());
+            bytes.chunks(1).for_each(|byte| connection.write_all(byte).unwrap());
         }
     }
 
@@ -195,12 +173,7 @@ mod tests {
                 answer.pid = 42;
                 Ok(answer)
             });
-            serve(again, 1, || {
-                Err(Refusal::new(
-                    Code::NotFound,
-                    "container \"x\" does not exist",
-                ))
-            });
+            serve(again, 1, || Err(Refusal::new(Code::NotFound, "container \"x\" does not exist")));
         });
         let mut client = Client::new(here);
         let request = StateRequest::new();

@@ -115,11 +115,7 @@ impl FrameDecoder {
         let Some(payload) = rest.get(..length) else {
             return Ok(None);
         };
-        let frame = Frame {
-            stream: u32::from_be_bytes([s0, s1, s2, s3]),
-            kind,
-            payload: payload.to_vec(),
-        };
+        let frame = Frame { stream: u32::from_be_bytes([s0, s1, s2, s3]), kind, payload: payload.to_vec() };
         self.consumed += HEADER_LENGTH + length;
         if self.consumed == self.buffer.len() {
             self.buffer.clear();
@@ -140,20 +136,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn frames() -> impl Strategy<Value = Vec<Frame>> {
-        let one = (
-            any::<u32>(),
-            any::<bool>(),
-            proptest::collection::vec(any::<u8>(), 0..300),
-        )
-            .prop_map(|(stream, request, payload)| Frame {
-                stream,
-                kind: if request {
-                    Kind::Request
-                } else {
-                    Kind::Response
-                },
-                payload,
-            });
+        let one = (any::<u32>(), any::<bool>(), proptest::collection::vec(any::<u8>(), 0..300))
+            .prop_map(|(stream, request, payload)| Frame { stream, kind: if request { Kind::Request } else { Kind::Response }, payload });
         proptest::collection::vec(one, 0..6)
     }
 
@@ -195,15 +179,8 @@ mod tests {
     fn a_length_beyond_the_limit_is_refused_before_its_payload_arrives() {
         let mut decoder = FrameDecoder::new();
         decoder.feed(&[0x00, 0x40, 0x00, 0x01, 0, 0, 0, 1, 1, 0]);
-        assert_eq!(
-            decoder.next_frame(),
-            Err(FrameError::TooLong(MAXIMUM_PAYLOAD + 1))
-        );
-        let long = Frame {
-            stream: 1,
-            kind: Kind::Request,
-            payload: vec![0; MAXIMUM_PAYLOAD + 1],
-        };
+        assert_eq!(decoder.next_frame(), Err(FrameError::TooLong(MAXIMUM_PAYLOAD + 1)));
+        let long = Frame { stream: 1, kind: Kind::Request, payload: vec![0; MAXIMUM_PAYLOAD + 1] };
         assert_eq!(long.encode(), Err(FrameError::TooLong(MAXIMUM_PAYLOAD + 1)));
     }
 

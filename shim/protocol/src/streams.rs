@@ -61,11 +61,7 @@ impl StreamId {
 ///
 /// # Errors
 /// `sendmsg(2)`'s; `WouldBlock` on a nonblocking connection that is full.
-pub fn send_frame(
-    connection: BorrowedFd<'_>,
-    id: StreamId,
-    descriptor: BorrowedFd<'_>,
-) -> io::Result<()> {
+pub fn send_frame(connection: BorrowedFd<'_>, id: StreamId, descriptor: BorrowedFd<'_>) -> io::Result<()> {
     let bytes = id.0.to_le_bytes();
     let descriptors = [descriptor.as_raw_fd()];
     let sent = sendmsg::<()>(
@@ -76,11 +72,7 @@ pub fn send_frame(
         None,
     )?;
     // A Unix stream socket takes a message this small whole.
-    if sent == FRAME_LENGTH {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::WriteZero.into())
-    }
+    if sent == FRAME_LENGTH { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
 /// Receives one frame; none when the peer has closed the connection. The descriptor is close-on-exec.
@@ -93,12 +85,7 @@ pub fn receive_frame(connection: BorrowedFd<'_>) -> io::Result<Option<(StreamId,
     let mut slices = [IoSliceMut::new(&mut bytes)];
     // Room for a second descriptor, so that a peer that sends two is seen rather than cut off.
     let mut space = cmsg_space!([std::os::fd::RawFd; 2]);
-    let message = recvmsg::<()>(
-        connection.as_raw_fd(),
-        &mut slices,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
+    let message = recvmsg::<()>(connection.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let mut descriptors = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(received) = control {
@@ -113,17 +100,10 @@ pub fn receive_frame(connection: BorrowedFd<'_>) -> io::Result<Option<(StreamId,
     if length == 0 && descriptors.is_empty() {
         return Ok(None);
     }
-    let one = if descriptors.len() == 1 {
-        descriptors.pop()
-    } else {
-        None
-    };
+    let one = if descriptors.len() == 1 { descriptors.pop() } else { None };
     match (StreamId::new(u32::from_le_bytes(bytes)), one) {
         (Some(id), Some(descriptor)) if length == FRAME_LENGTH => Ok(Some((id, descriptor))),
-        _ => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a stream frame without identifier and one descriptor",
-        )),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a stream frame without identifier and one descriptor")),
     }
 }
 
@@ -162,10 +142,7 @@ impl StreamConnection {
         self.connection.read_exact(&mut answer)?;
         match answer[0] {
             ACKNOWLEDGED => Ok(id),
-            other => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("stream refused by the wall ({other})"),
-            )),
+            other => Err(io::Error::new(io::ErrorKind::InvalidData, format!("stream refused by the wall ({other})"))),
         }
     }
 
@@ -206,34 +183,18 @@ mod tests {
         let mut byte = [0];
         reader.read_exact(&mut byte).unwrap();
         assert_eq!(&byte, b"x");
-        assert_eq!(
-            streams.receive().unwrap_err().kind(),
-            io::ErrorKind::UnexpectedEof
-        );
+        assert_eq!(streams.receive().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]
     fn a_frame_needs_exactly_one_descriptor() {
         let (here, there) = UnixStream::pair().unwrap();
         (&there).write_all(&1u32.to_le_bytes()).unwrap();
-        assert_eq!(
-            receive_frame(here.as_fd()).unwrap_err().kind(),
-            io::ErrorKind::InvalidData
-        );
+        assert_eq!(receive_frame(here.as_fd()).unwrap_err().kind(), io::ErrorKind::InvalidData);
         let two = [there.as_raw_fd(), there.as_raw_fd()];
         let slice = [IoSlice::new(&[1, 0, 0, 0])];
-        sendmsg::<()>(
-            there.as_raw_fd(),
-            &slice,
-            &[ControlMessage::ScmRights(&two)],
-            MsgFlags::empty(),
-            None,
-        )
-        .unwrap();
-        assert_eq!(
-            receive_frame(here.as_fd()).unwrap_err().kind(),
-            io::ErrorKind::InvalidData
-        );
+        sendmsg::<()>(there.as_raw_fd(), &slice, &[ControlMessage::ScmRights(&two)], MsgFlags::empty(), None).unwrap();
+        assert_eq!(receive_frame(here.as_fd()).unwrap_err().kind(), io::ErrorKind::InvalidData);
         drop(there);
         assert!(receive_frame(here.as_fd()).unwrap().is_none());
     }
