@@ -145,7 +145,8 @@ mod tests {
                 bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
                 bytes[16..20].copy_from_slice(&[3, 0, 62, 0]);
                 bytes[54..58].copy_from_slice(&[56, 0, 2, 0]);
-                bytes[32..40].copy_from_slice(&(bytes[40] as u64).to_le_bytes());
+                let offset = u64::from(bytes[40]);
+                bytes[32..40].copy_from_slice(&offset.to_le_bytes());
             }
             let _ = of(&bytes);
         }
