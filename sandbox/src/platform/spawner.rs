@@ -248,6 +248,8 @@ fn become_workload(request: &SpawnRequest, path: &CString, arguments: &[CString]
         nix::unistd::setresgid(NATIVE_ID.into(), NATIVE_ID.into(), NATIVE_ID.into())?;
         nix::unistd::setresuid(NATIVE_ID.into(), NATIVE_ID.into(), NATIVE_ID.into())?;
         caps::clear(None, caps::CapSet::Inheritable).map_err(|_| Errno::EPERM)?;
+        // Changing the user has made this memory one that only the host's own root may read; the kernel has to read the path.
+        nix::sys::prctl::set_dumpable(true)?;
         for profile in &request.profiles {
             let program: Vec<Instruction> =
                 profile.iter().map(|&(code, if_true, if_false, operand)| Instruction { code, if_true, if_false, operand }).collect();
