@@ -2,4 +2,5 @@
 pub mod dev;
 pub mod devpts;
 pub mod host;
+pub mod memfd;
 pub mod pipe;

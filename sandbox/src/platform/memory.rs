@@ -220,6 +220,12 @@ pub struct Segments {
 }
 
 impl Segments {
+    /// The same addresses in another process's memory.
+    pub fn in_memory(mut self, memory: Memory) -> Segments {
+        self.memory = memory;
+        self
+    }
+
     /// The next pieces, `length` bytes in all, as remote vectors (bounded by what the host takes in one call).
     fn front(&self, length: usize) -> ([libc::iovec; 64], usize, usize) {
         let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 64];

@@ -8,9 +8,15 @@ use std::sync::OnceLock;
 use crate::errno::Result;
 use crate::kernel::park::Parked;
 
+mod attributes;
 mod call;
+mod descriptor;
+mod directory;
 mod exec;
 mod identity;
+mod io;
+mod memory;
+mod open;
 mod process;
 mod signal;
 mod trace;
@@ -97,7 +103,18 @@ impl Entry {
 pub const NUMBERS: usize = 512;
 
 /// Every family's table.
-const FAMILIES: &[&[Entry]] = &[exec::TABLE, identity::TABLE, process::TABLE, signal::TABLE];
+const FAMILIES: &[&[Entry]] = &[
+    attributes::TABLE,
+    descriptor::TABLE,
+    directory::TABLE,
+    exec::TABLE,
+    io::TABLE,
+    memory::TABLE,
+    open::TABLE,
+    identity::TABLE,
+    process::TABLE,
+    signal::TABLE,
+];
 
 /// The entry of a number; `None` is `ENOSYS`.
 pub fn lookup(number: i64) -> Option<&'static Entry> {

@@ -151,3 +151,10 @@ impl DescriptorTable {
         taken
     }
 }
+
+impl Drop for DescriptorTable {
+    /// Record locks belong to the table (fcntl(2)): they go with it.
+    fn drop(&mut self) {
+        super::locks::release_all(super::locks::Owner::Table(std::ptr::from_ref(self) as usize));
+    }
+}

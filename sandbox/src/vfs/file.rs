@@ -51,8 +51,6 @@ pub enum Mapping<'a> {
     Host(BorrowedFd<'a>),
     /// The same, made for this mapping.
     Owned(std::os::fd::OwnedFd),
-    /// As anonymous memory (`/dev/zero`).
-    Anonymous,
 }
 
 /// One directory entry for getdents64(2).
@@ -166,6 +164,9 @@ pub trait File: Any + Send + Sync {
         Err(Errno::ENXIO)
     }
 
+    /// It has just been opened by path: a terminal may become the caller's controlling terminal.
+    fn opened(&self, open: &OpenFile, call: &Call, flags: i32) {}
+
     /// A descriptor that referred to it is closed by a process (close(2), exec, exit): errors that close reports; POSIX
     /// locks are released by the caller. The object itself ends when it is dropped.
     fn flush(&self) -> Result<()> {
@@ -278,5 +279,14 @@ impl File for PathOnly {
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+impl Drop for OpenFile {
+    /// Locks that belong to the description go with it.
+    fn drop(&mut self) {
+        let address = std::ptr::from_ref(self) as usize;
+        super::locks::release_all(super::locks::Owner::Whole(address));
+        super::locks::release_all(super::locks::Owner::Description(address));
     }
 }
