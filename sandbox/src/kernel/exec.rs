@@ -219,7 +219,6 @@ pub fn complete(process: &Arc<Process>, done: PendingExec) -> Result<()> {
     process.executed.store(true, Ordering::Relaxed);
     let same = done.credentials.euid == done.credentials.uid && done.credentials.egid == done.credentials.gid;
     process.dumpable.store(i32::from(same), Ordering::Relaxed);
-    process.timers.lock().clear_posix();
     drop(closed);
     drop(threads);
     drop(done.shown);

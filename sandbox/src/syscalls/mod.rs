@@ -12,11 +12,13 @@ mod attributes;
 mod call;
 mod descriptor;
 mod directory;
+mod event;
 mod exec;
 mod identity;
 mod io;
 mod memory;
 mod open;
+mod poll;
 mod process;
 mod signal;
 mod trace;
@@ -107,10 +109,12 @@ const FAMILIES: &[&[Entry]] = &[
     attributes::TABLE,
     descriptor::TABLE,
     directory::TABLE,
+    event::TABLE,
     exec::TABLE,
     io::TABLE,
     memory::TABLE,
     open::TABLE,
+    poll::TABLE,
     identity::TABLE,
     process::TABLE,
     signal::TABLE,
