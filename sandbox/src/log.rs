@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::sync::Mutex;
 
@@ -16,6 +17,20 @@ static LOG: OnceLock<Log> = OnceLock::new();
 /// Sends log lines to this descriptor from now on.
 pub fn open(descriptor: OwnedFd, json: bool) {
     let _ = LOG.set(Log { file: Mutex::new(descriptor.into()), json });
+}
+
+static DEBUG: AtomicBool = AtomicBool::new(false);
+
+/// Whether [`debug`] writes anything.
+pub fn set_debug(on: bool) {
+    DEBUG.store(on, Ordering::Relaxed);
+}
+
+/// Writes one line at level debug, where that was asked for.
+pub fn debug(text: &str) {
+    if DEBUG.load(Ordering::Relaxed) {
+        write("debug", text);
+    }
 }
 
 /// Writes one line at level info.

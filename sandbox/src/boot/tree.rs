@@ -14,26 +14,35 @@ pub const EXEC_ROOTS: &str = "/exec";
 /// Where containers' trees are.
 pub const CONTAINERS: &str = "/containers";
 
+/// Where the tree may be built before it becomes the root: directories that hosts have. Nobody else sees this namespace.
+const PLACES: [&str; 4] = ["/tmp", "/run", "/mnt", "/proc"];
+
+/// One mount of the tree: where, type, options, and whether programs may be executed from it.
+const MOUNTS: [(&str, &str, &str, bool); 3] = [
+    ("proc", "proc", "", false),
+    ("exec", "tmpfs", "mode=755,size=100%,nr_inodes=0", true),
+    ("dev/pts", "devpts", "newinstance,ptmxmode=0600,mode=0600", false),
+];
+
 /// Builds the tree and makes it the root.
 pub fn enter() -> Result<(), String> {
     let none = None::<&str>;
     let failed = |what: &'static str| move |error: nix::errno::Errno| format!("{what}: {error}");
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(failed("making mounts private"))?;
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    // Any directory serves as the place to build on: nobody else sees this namespace.
-    mount(Some("tmpfs"), "/tmp", Some("tmpfs"), quiet | MsFlags::MS_NOEXEC, Some("mode=755,size=1m"))
-        .map_err(failed("mounting a tmpfs on /tmp"))?;
-    for directory in ["/tmp/proc", "/tmp/exec", "/tmp/dev", "/tmp/dev/pts", "/tmp/containers", "/tmp/old"] {
-        std::fs::create_dir(directory).map_err(|error| format!("making {directory}: {error}"))?;
+    let place = PLACES.into_iter().find(|place| Path::new(place).is_dir()).ok_or("no directory to build the sandbox's tree on")?;
+    mount(Some("tmpfs"), place, Some("tmpfs"), quiet | MsFlags::MS_NOEXEC, Some("mode=755,size=1m")).map_err(failed("mounting a tmpfs"))?;
+    nix::unistd::chdir(place).map_err(failed("entering the tree"))?;
+    for directory in ["proc", "exec", "dev", "dev/pts", "containers", "old"] {
+        std::fs::create_dir(directory).map_err(|error| format!("making /{directory}: {error}"))?;
     }
-    mount(Some("proc"), "/tmp/proc", Some("proc"), quiet | MsFlags::MS_NOEXEC, none).map_err(failed("mounting proc"))?;
-    mount(Some("tmpfs"), "/tmp/exec", Some("tmpfs"), quiet, Some("mode=755")).map_err(failed("mounting the exec roots"))?;
-    let terminals = Some("newinstance,ptmxmode=0600,mode=0600");
-    mount(Some("devpts"), "/tmp/dev/pts", Some("devpts"), quiet | MsFlags::MS_NOEXEC, terminals).map_err(failed("mounting devpts"))?;
-    nix::unistd::chdir("/tmp").map_err(failed("entering the tree"))?;
+    for (place, kind, options, executable) in MOUNTS {
+        let flags = if executable { quiet } else { quiet | MsFlags::MS_NOEXEC };
+        mount(Some(kind), place, Some(kind), flags, Some(options)).map_err(|error| format!("mounting {kind} on /{place}: {error}"))?;
+    }
     nix::unistd::pivot_root(".", "old").map_err(failed("pivot_root"))?;
     nix::unistd::chdir("/").map_err(failed("entering the tree"))?;
     umount2("/old", MntFlags::MNT_DETACH).map_err(failed("letting go of the host's tree"))?;
-    std::fs::remove_dir(Path::new("/old")).map_err(|error| format!("removing /old: {error}"))?;
+    std::fs::remove_dir("/old").map_err(|error| format!("removing /old: {error}"))?;
     Ok(())
 }

@@ -1,41 +1,45 @@
-//! The dispatcher: receives calls, has them served, answers.
+//! The dispatcher: finds whose a received call is, has it served, answers.
 //!
-//! Few threads take turns. One, the leader, sits in the host's receive call; it serves what it receives itself, so that a call costs one
-//! wake-up. Before it serves a call that may block on the host (a disk), or when more calls wait already, it hands the
-//! leadership to another thread, making one if none is idle. Waiting calls need no thread at all ([`crate::kernel::park`]).
+//! The threads that receive are [`super::workers`]. A call that waits is no thread but a parked future ([`crate::kernel::park`]);
+//! whoever wakes it runs it, and it is answered from there.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-use parking_lot::Condvar;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::memory::Address;
 use super::notify::{Listener, Notification, NotificationId};
-use super::process::Status;
-use super::spawner::{SPAWNER, spawner};
+use super::spawner::{self, Interception};
+use super::workers;
 use crate::errno::{Errno, Result};
+use crate::kernel::container::Container;
 use crate::kernel::park::{self, ParkedCall};
 use crate::kernel::task::{Pid, Thread};
-use crate::kernel::{exec, fork};
+use crate::kernel::{exec, fork, kernel};
 use crate::sync::Mutex;
 use crate::syscalls::{self, Call, Outcome};
-
-/// At most so many threads serve calls; more would only wait for the host's disk side by side.
-const WORKERS: usize = 16;
 
 /// The one dispatcher of a pod.
 pub struct Dispatcher {
     listener: Listener,
-    leader: Mutex<bool>,
-    vacancy: Condvar,
-    idle: AtomicUsize,
-    workers: AtomicUsize,
-    /// The pod is frozen: calls are received and kept.
-    frozen: AtomicBool,
-    kept: Mutex<Vec<Notification>>,
+    /// How many containers are frozen: zero spares everybody a look at the list.
+    any_frozen: AtomicUsize,
+    frozen: Mutex<Vec<Frozen>>,
 }
 
-static DISPATCHER: std::sync::OnceLock<Dispatcher> = std::sync::OnceLock::new();
+/// A paused container: what would be answered meanwhile is kept.
+struct Frozen {
+    container: Arc<Container>,
+    kept: Vec<(NotificationId, Answer)>,
+}
+
+/// What the host is told of a call.
+enum Answer {
+    Result(Result<i64>),
+    LetGo,
+}
+
+static DISPATCHER: OnceLock<Dispatcher> = OnceLock::new();
 
 /// The dispatcher.
 ///
@@ -47,19 +51,8 @@ pub fn dispatcher() -> &'static Dispatcher {
 
 /// Starts serving the listener's calls.
 pub fn start(listener: Listener) -> Result<()> {
-    let fresh = Dispatcher {
-        listener,
-        leader: Mutex::new(false),
-        vacancy: Condvar::new(),
-        idle: AtomicUsize::new(0),
-        workers: AtomicUsize::new(0),
-        frozen: AtomicBool::new(false),
-        kept: Mutex::default(),
-    };
-    if DISPATCHER.set(fresh).is_ok() {
-        dispatcher().add_worker()?;
-    }
-    Ok(())
+    let fresh = Dispatcher { listener, any_frozen: AtomicUsize::new(0), frozen: Mutex::default() };
+    if DISPATCHER.set(fresh).is_ok() { workers::start() } else { Ok(()) }
 }
 
 impl Dispatcher {
@@ -68,153 +61,128 @@ impl Dispatcher {
         &self.listener
     }
 
-    fn add_worker(&'static self) -> Result<()> {
-        self.workers.fetch_add(1, Ordering::SeqCst);
-        let spawned = std::thread::Builder::new().name("worker".into()).stack_size(512 << 10).spawn(|| self.work());
-        if spawned.is_err() {
-            self.workers.fetch_sub(1, Ordering::SeqCst);
-        }
-        spawned.map(drop).map_err(Errno::from)
-    }
-
-    fn work(&'static self) {
-        loop {
-            self.take_lead();
-            while self.lead() {}
+    /// Stops answering a container's calls: a thread that waits for an answer can be killed but not frozen by the host, so answers stop
+    /// before its processes are frozen. Doing it again does nothing.
+    pub fn freeze(&self, container: &Arc<Container>) {
+        let mut frozen = self.frozen.lock();
+        if !frozen.iter().any(|entry| Arc::ptr_eq(&entry.container, container)) {
+            frozen.push(Frozen { container: container.clone(), kept: Vec::new() });
+            self.any_frozen.store(frozen.len(), Ordering::SeqCst);
         }
     }
 
-    fn take_lead(&self) {
-        let mut led = self.leader.lock();
-        self.idle.fetch_add(1, Ordering::SeqCst);
-        while *led {
-            self.vacancy.wait(&mut led);
-        }
-        self.idle.fetch_sub(1, Ordering::SeqCst);
-        *led = true;
-    }
-
-    /// Gives up the leadership and sees to it that somebody takes it.
-    fn hand_over(&'static self) {
-        *self.leader.lock() = false;
-        if self.idle.load(Ordering::SeqCst) > 0 {
-            self.vacancy.notify_one();
-        } else if self.workers.load(Ordering::SeqCst) < WORKERS {
-            // Without another thread this one takes the lead again when it is done: slower, not wrong.
-            let _ = self.add_worker();
+    /// Gives the answers that were kept and goes on.
+    pub fn thaw(&self, container: &Arc<Container>) {
+        let mut frozen = self.frozen.lock();
+        let Some(index) = frozen.iter().position(|entry| Arc::ptr_eq(&entry.container, container)) else { return };
+        let thawed = frozen.swap_remove(index);
+        self.any_frozen.store(frozen.len(), Ordering::SeqCst);
+        drop(frozen);
+        for (id, answer) in thawed.kept {
+            self.send(id, answer);
         }
     }
 
-    /// Receives and serves one call. False once the leadership has been handed over.
-    fn lead(&'static self) -> bool {
-        let notification = match self.listener.receive() {
-            Ok(notification) => notification,
-            // The thread died, or a signal of ours: next.
-            Err(_) => return true,
-        };
-        let entry = syscalls::lookup(i64::from(notification.number));
-        let hands_over = entry.is_some_and(|entry| entry.blocks_host) || self.listener.has_more();
-        if hands_over {
-            self.hand_over();
-        }
-        if self.frozen.load(Ordering::SeqCst) {
-            self.kept.lock().push(notification);
-        } else {
-            self.serve(notification);
-        }
-        park::run_woken();
-        !hands_over
-    }
-
-    /// Stops answering: calls are kept.
-    pub fn freeze(&self) {
-        self.frozen.store(true, Ordering::SeqCst);
-    }
-
-    /// Answers what was kept and goes on.
-    pub fn thaw(&self) {
-        self.frozen.store(false, Ordering::SeqCst);
-        let kept = std::mem::take(&mut *self.kept.lock());
-        for notification in kept {
-            self.serve(notification);
-        }
-        park::run_woken();
-    }
-
-    /// Serves a call.
+    /// Serves a call: answers it, parks it, or keeps it where it is the gate of a new process. The caller then runs what was woken
+    /// ([`park::run_woken`]).
     pub fn serve(&self, notification: Notification) {
+        if spawner::intercept(&self.listener, &notification) == Interception::Taken {
+            return;
+        }
         let id = NotificationId(notification.id);
-        let tid = Pid(notification.thread as i32);
-        let Some(thread) = self.caller(tid, &notification) else { return };
+        // Nobody's call needs no answer: the thread is gone, or has been killed because it could not be told whose it is.
+        let Some(thread) = self.caller(Pid(notification.thread as i32)) else { return };
         let Some(process) = thread.process() else {
             self.listener.answer(id, Err(Errno::ESRCH));
             return;
         };
-        if exec::settle(&process, &thread).is_err() {
-            return;
-        }
+        let thread = if process.exec.lock().is_none() {
+            thread
+        } else {
+            if exec::settle(&process, &thread).is_err() {
+                return;
+            }
+            // The exec has made the process a thread of its own.
+            let Some(thread) = self.caller(thread.tid) else { return };
+            thread
+        };
         let number = i64::from(notification.number);
         let container = process.container.clone();
         let counts = container.counts.get(notification.number as usize);
         if let Some(count) = counts {
             count.calls.fetch_add(1, Ordering::Relaxed);
         }
+        let entry = syscalls::lookup(number);
         let call = Call { thread, process, number, arguments: notification.arguments, instruction: Address(notification.instruction), id };
-        let Some(entry) = syscalls::lookup(number) else {
-            if let Some(count) = counts {
-                count.refused.fetch_add(1, Ordering::Relaxed);
+        let result = match entry {
+            Some(entry) => {
+                if entry.blocks_host {
+                    workers::heed();
+                }
+                (entry.handler)(&call)
             }
-            syscalls::trace(&call, None, &Err(Errno::ENOSYS));
-            self.listener.answer(id, Err(Errno::ENOSYS));
-            return;
+            None => Err(Errno::ENOSYS),
         };
-        let result = (entry.handler)(&call);
+        if let (Err(Errno::ENOSYS), Some(count)) = (&result, counts) {
+            count.refused.fetch_add(1, Ordering::Relaxed);
+        }
         self.conclude(call, result);
     }
 
     /// Answers a call, or parks it.
     fn conclude(&self, call: Call, result: Result<Outcome>) {
-        if !matches!(result, Ok(Outcome::Park(_))) {
+        if call.process.container.strace && !matches!(result, Ok(Outcome::Park(_))) {
             syscalls::trace(&call, syscalls::lookup(call.number), &result);
         }
         match result {
-            Ok(Outcome::Value(value)) => self.listener.answer(call.id, Ok(value)),
-            Ok(Outcome::Continue) => self.listener.let_go(call.id),
+            Ok(Outcome::Value(value)) => self.answer(&call, Answer::Result(Ok(value))),
+            Ok(Outcome::Continue) => self.answer(&call, Answer::LetGo),
             Ok(Outcome::Gone) => {}
-            Err(error) => self.listener.answer(call.id, Err(error)),
+            Err(error) => self.answer(&call, Answer::Result(Err(error))),
             Ok(Outcome::Park(future)) => {
-                let finished = call.clone();
+                let thread = call.thread.clone();
                 let finish = Box::new(move |result| {
-                    *finished.thread.parked.lock() = None;
-                    dispatcher().conclude(finished, result);
+                    let parked = call.thread.parked.lock().take();
+                    drop(parked);
+                    dispatcher().conclude(call, result);
                 });
                 let parked = ParkedCall::new(future, finish);
-                *call.thread.parked.lock() = Some(parked.clone());
+                // Known to the thread before it runs, so that whoever looks for a call to interrupt finds it.
+                *thread.parked.lock() = Some(parked.clone());
                 parked.start();
             }
         }
     }
 
-    /// Whose call it is. `None` where it has been dealt with: the spawner's, that of a child on its way to its program, or of
-    /// somebody unknown, who has been killed.
-    fn caller(&self, tid: Pid, notification: &Notification) -> Option<Arc<Thread>> {
-        let id = NotificationId(notification.id);
-        if tid == SPAWNER {
-            self.listener.let_go(id);
-            return None;
-        }
-        if let Some(known) = crate::kernel::kernel().threads.read().get(&tid) {
-            return Some(known.clone());
-        }
-        let status = Status::read(tid).ok()?;
-        // Children of the kernel process itself come from the spawner: a workload's own orphans go to their container's init.
-        if status.parent == 1 && status.tgid == tid.0 {
-            match i64::from(notification.number) {
-                libc::SYS_execve => spawner().arrives(*notification),
-                _ => self.listener.let_go(id),
+    fn answer(&self, call: &Call, answer: Answer) {
+        if self.any_frozen.load(Ordering::SeqCst) > 0 {
+            let mut frozen = self.frozen.lock();
+            if let Some(entry) = frozen.iter_mut().find(|entry| Arc::ptr_eq(&entry.container, &call.process.container)) {
+                entry.kept.push((call.id, answer));
+                return;
             }
-            return None;
+        }
+        self.send(call.id, answer);
+    }
+
+    fn send(&self, id: NotificationId, answer: Answer) {
+        match answer {
+            Answer::Result(result) => self.listener.answer(id, result),
+            Answer::LetGo => self.listener.let_go(id),
+        }
+    }
+
+    /// Whose call it is. `None`: the thread is gone, or nobody knows it and it has been killed.
+    fn caller(&self, tid: Pid) -> Option<Arc<Thread>> {
+        if let Some(known) = kernel().threads.read().get(&tid) {
+            return Some(known.clone());
         }
         fork::thread(tid)
     }
+}
+
+/// Serves a call and what it woke: a worker's step.
+pub(super) fn step(notification: Notification) {
+    dispatcher().serve(notification);
+    park::run_woken();
 }

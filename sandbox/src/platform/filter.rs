@@ -1,12 +1,19 @@
-//! The workload's seccomp filter, compiled from the direct set (seccomp(2)).
+//! The workload's seccomp filter: the direct set, compiled.
 //!
-//! A classic BPF program: calls by another entry than the 64-bit one (32-bit, x32) are `ENOSYS`; rows of the direct set whose
-//! registers match are allowed; everything else is notified. The host caches the rows without an argument filter in a bitmap, so
-//! they cost next to nothing (since Linux 5.11).
+//! A program of classic BPF (seccomp(2)) runs before every system call of every workload thread, and says one of three things:
+//!
+//! * `ALLOW`, for a row of [`direct::TABLE`] whose condition holds;
+//! * `USER_NOTIF`, for everything else: the kernel answers;
+//! * `ENOSYS`, for the two other ways into the host's kernel: the 32-bit entry (`int 0x80`, another architecture to seccomp) and the x32
+//!   numbers (bit 30). Their call numbers mean something else, and nothing here speaks their ABI.
+//!
+//! It is assembled here rather than with the `seccompiler` crate, because that crate can say neither "this bit is set and that is not"
+//! of one argument in one row nor treat the other architectures apart. Calls without a condition cost the host nothing: since
+//! Linux 5.11 it remembers which numbers the program always allows.
 
-use super::direct::{Direct, Rule};
+use super::direct::{self, Condition};
 
-/// One BPF instruction (`struct sock_filter`).
+/// One instruction (`struct sock_filter`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Instruction {
@@ -20,147 +27,172 @@ pub struct Instruction {
     pub operand: u32,
 }
 
-const LOAD: u16 = 0x20;
-const AND: u16 = 0x54;
-const EQUAL: u16 = 0x15;
-const AT_LEAST: u16 = 0x35;
-const RETURN: u16 = 0x06;
+/// A program, as seccomp(2) takes it.
+pub type Program = Vec<Instruction>;
 
-const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
-const NOTIFY: u32 = libc::SECCOMP_RET_USER_NOTIF;
-const NO_CALL: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+/// `AUDIT_ARCH_X86_64` (linux/audit.h).
+pub const ARCHITECTURE: u32 = 0xc000_003e;
+/// `__X32_SYSCALL_BIT` (asm/unistd.h).
+pub const X32: u32 = 0x4000_0000;
 
-/// `AUDIT_ARCH_X86_64`.
-const X86_64: u32 = 0xc000_003e;
-/// `__X32_SYSCALL_BIT`: from here on numbers are x32's.
-const X32: u32 = 0x4000_0000;
-/// Offsets in `struct seccomp_data`.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-const ARGUMENTS: u32 = 16;
+// Where things are in `struct seccomp_data`.
+const NUMBER_AT: u32 = 0;
+const ARCHITECTURE_AT: u32 = 4;
+const ARGUMENTS_AT: u32 = 16;
 
-fn plain(code: u16, operand: u32) -> Instruction {
-    Instruction { code, if_true: 0, if_false: 0, operand }
+/// One that does not jump.
+pub(super) fn statement(code: u32, operand: u32) -> Instruction {
+    Instruction { code: code as u16, if_true: 0, if_false: 0, operand }
 }
 
-fn branch(code: u16, operand: u32, if_true: usize, if_false: usize) -> Instruction {
-    Instruction { code, if_true: if_true as u8, if_false: if_false as u8, operand }
+/// A conditional jump over `if_true` or `if_false` instructions.
+pub(super) fn jump(test: u32, operand: u32, if_true: u8, if_false: u8) -> Instruction {
+    Instruction { code: (libc::BPF_JMP | test | libc::BPF_K) as u16, if_true, if_false, operand }
 }
 
-/// Compiles a table.
-pub fn compile(table: &[Direct]) -> Vec<Instruction> {
+/// Loads a word of `struct seccomp_data`.
+pub(super) fn load(at: u32) -> Instruction {
+    statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at)
+}
+
+/// Ends the program.
+pub(super) fn give(action: u32) -> Instruction {
+    statement(libc::BPF_RET | libc::BPF_K, action)
+}
+
+const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+
+/// The filter of every workload process.
+pub fn workload() -> Program {
     let mut program = vec![
-        plain(LOAD, ARCHITECTURE),
-        branch(EQUAL, X86_64, 1, 0),
-        plain(RETURN, NO_CALL),
-        plain(LOAD, NUMBER),
-        branch(AT_LEAST, X32, 0, 1),
-        plain(RETURN, NO_CALL),
+        load(ARCHITECTURE_AT),
+        jump(libc::BPF_JEQ, ARCHITECTURE, 1, 0),
+        give(ENOSYS),
+        load(NUMBER_AT),
+        jump(libc::BPF_JSET, X32, 0, 1),
+        give(ENOSYS),
     ];
-    for row in table {
-        let body = body(row.rule);
-        program.push(branch(EQUAL, row.number as u32, 0, body.len()));
-        program.extend(body);
+    for row in direct::TABLE {
+        let allowed = match row.only {
+            None => vec![give(libc::SECCOMP_RET_ALLOW)],
+            Some(condition) => compile(condition),
+        };
+        program.push(jump(libc::BPF_JEQ, row.number as u32, 0, allowed.len() as u8));
+        program.extend(allowed);
     }
-    program.push(plain(RETURN, NOTIFY));
+    program.push(give(libc::SECCOMP_RET_USER_NOTIF));
     program
 }
 
-/// What is done once the number has matched; always ends with a return.
-fn body(rule: Rule) -> Vec<Instruction> {
-    let argument = |index: u8| plain(LOAD, ARGUMENTS + 8 * u32::from(index));
-    match rule {
-        Rule::Always => vec![plain(RETURN, ALLOW)],
-        Rule::OneOf(index, mask, values) => {
-            let mut body = vec![argument(index), plain(AND, mask)];
-            for (at, value) in values.iter().enumerate() {
-                body.push(branch(EQUAL, *value, values.len() - at, 0));
+/// Decides by a condition: always ends the program.
+fn compile(condition: Condition) -> Program {
+    let low = |argument: u32| load(ARGUMENTS_AT + 8 * argument);
+    let high = |argument: u32| load(ARGUMENTS_AT + 8 * argument + 4);
+    let mut body = Vec::new();
+    match condition {
+        Condition::OneOf { argument, ignored, values } => {
+            body.push(low(argument));
+            body.push(statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, !ignored));
+            for (index, &value) in values.iter().enumerate() {
+                // To the ALLOW behind the USER_NOTIF that follows the last test.
+                body.push(jump(libc::BPF_JEQ, value, (values.len() - index) as u8, 0));
             }
-            body.extend([plain(RETURN, NOTIFY), plain(RETURN, ALLOW)]);
-            body
+            body.push(give(libc::SECCOMP_RET_USER_NOTIF));
+            body.push(give(libc::SECCOMP_RET_ALLOW));
         }
-        Rule::NoneOf(index, values) => {
-            let mut body = vec![argument(index)];
-            for (at, value) in values.iter().enumerate() {
-                body.push(branch(EQUAL, *value, values.len() - at, 0));
-            }
-            body.extend([plain(RETURN, ALLOW), plain(RETURN, NOTIFY)]);
-            body
-        }
-        Rule::Bits(index, all, none) => {
-            vec![argument(index), plain(AND, all | none), branch(EQUAL, all, 0, 1), plain(RETURN, ALLOW), plain(RETURN, NOTIFY)]
+        Condition::Flags { argument, set, clear } => {
+            body.push(high(argument));
+            body.push(jump(libc::BPF_JEQ, 0, 0, 3));
+            body.push(low(argument));
+            body.push(statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, set | clear));
+            body.push(jump(libc::BPF_JEQ, set, 1, 0));
+            body.push(give(libc::SECCOMP_RET_USER_NOTIF));
+            body.push(give(libc::SECCOMP_RET_ALLOW));
         }
     }
+    body
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::direct::TABLE;
+pub(super) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    /// Runs a program as the host would.
-    fn run(program: &[Instruction], number: u32, architecture: u32, arguments: [u64; 6]) -> u32 {
-        let (mut at, mut accumulator) = (0usize, 0u32);
-        loop {
-            let step = program[at];
-            at += 1;
-            let jump = |taken: bool| usize::from(if taken { step.if_true } else { step.if_false });
-            match step.code {
-                LOAD if step.operand == NUMBER => accumulator = number,
-                LOAD if step.operand == ARCHITECTURE => accumulator = architecture,
-                LOAD => accumulator = arguments[(step.operand - ARGUMENTS) as usize / 8] as u32,
-                AND => accumulator &= step.operand,
-                EQUAL => at += jump(accumulator == step.operand),
-                AT_LEAST => at += jump(accumulator >= step.operand),
-                RETURN => return step.operand,
-                code => panic!("code {code:#x}"),
-            }
-        }
-    }
-
-    #[test]
-    fn only_rows_of_the_table_are_allowed() {
-        let program = compile(TABLE);
-        assert!(program.len() < 4096);
-        for number in 0..0x1000u32 {
-            let listed = TABLE.iter().any(|row| row.number == i64::from(number));
-            for argument in [0, 1, 3, 6, 0x20, 0x40020, 0x1002, u64::MAX, u64::from(u32::MAX)] {
-                let answer = run(&program, number, X86_64, [argument; 6]);
-                assert!(answer == NOTIFY || (listed && answer == ALLOW), "{number} {argument:#x}: {answer:#x}");
-            }
-        }
-    }
-
-    #[test]
-    fn other_entries_never_execute() {
-        let program = compile(TABLE);
-        for number in (0..0x600).chain([X32, X32 + 1, X32 | 520, u32::MAX]) {
-            assert_eq!(run(&program, number, 0x4000_0003, [0; 6]), NO_CALL);
-            if number >= X32 {
-                assert_eq!(run(&program, number, X86_64, [0; 6]), NO_CALL);
-            }
-        }
-    }
-
-    #[test]
-    fn registers_decide() {
-        let program = compile(TABLE);
-        let call = |number: i64, index: usize, value: u64| {
-            let mut arguments = [0; 6];
-            arguments[index] = value;
-            run(&program, number as u32, X86_64, arguments)
+    /// What the host does with a program: an interpreter of the instructions used here.
+    pub(in crate::platform) fn interpret(program: &[Instruction], architecture: u32, number: u32, arguments: &[u64; 6]) -> u32 {
+        let word = |at: u32| match at {
+            0 => number,
+            4 => architecture,
+            16..64 => (arguments[(at as usize - 16) / 8] >> (8 * (at % 8))) as u32,
+            _ => panic!("load at {at}"),
         };
-        assert_eq!(call(libc::SYS_mmap, 3, 0x22), ALLOW);
-        assert_eq!(call(libc::SYS_mmap, 3, 0x02), NOTIFY);
-        assert_eq!(call(libc::SYS_mmap, 3, 0x22 | libc::MAP_HUGETLB as u64), NOTIFY);
-        assert_eq!(call(libc::SYS_mmap, 3, 0x22 | libc::MAP_GROWSDOWN as u64), NOTIFY);
-        assert_eq!(call(libc::SYS_futex, 1, 128), ALLOW);
-        assert_eq!(call(libc::SYS_futex, 1, 6 | 128), NOTIFY);
-        assert_eq!(call(libc::SYS_madvise, 2, 12), NOTIFY);
-        assert_eq!(call(libc::SYS_waitid, 0, 3), NOTIFY);
-        assert_eq!(call(libc::SYS_waitid, 0, 1), ALLOW);
-        assert_eq!(call(libc::SYS_clock_gettime, 0, u64::from(u32::MAX)), NOTIFY);
-        assert_eq!(call(libc::SYS_exit_group, 0, 0), NOTIFY);
-        assert_eq!(call(libc::SYS_execve, 0, 0), NOTIFY);
+        let (mut at, mut accumulator) = (0, 0u32);
+        loop {
+            let instruction = program[at];
+            at += 1;
+            let code = u32::from(instruction.code);
+            let taken = match code {
+                _ if code == libc::BPF_LD | libc::BPF_W | libc::BPF_ABS => {
+                    accumulator = word(instruction.operand);
+                    continue;
+                }
+                _ if code == libc::BPF_ALU | libc::BPF_AND | libc::BPF_K => {
+                    accumulator &= instruction.operand;
+                    continue;
+                }
+                _ if code == libc::BPF_RET | libc::BPF_K => return instruction.operand,
+                _ if code == libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K => accumulator == instruction.operand,
+                _ if code == libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K => accumulator & instruction.operand != 0,
+                _ if code == libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K => accumulator > instruction.operand,
+                _ if code == libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K => accumulator >= instruction.operand,
+                _ if code == libc::BPF_JMP | libc::BPF_JA => {
+                    at += instruction.operand as usize;
+                    continue;
+                }
+                _ => panic!("instruction {code:#x}"),
+            };
+            at += usize::from(if taken { instruction.if_true } else { instruction.if_false });
+        }
+    }
+
+    fn expected(number: u32, arguments: &[u64; 6]) -> u32 {
+        if direct::is_direct(i64::from(number), arguments) { libc::SECCOMP_RET_ALLOW } else { libc::SECCOMP_RET_USER_NOTIF }
+    }
+
+    #[test]
+    fn the_program_says_what_the_table_says() {
+        let program = workload();
+        assert!(program.len() < 4096);
+        for number in 0..2048 {
+            for arguments in [[0; 6], [1; 6], [0x22; 6], [0x4_0022; 6], [u64::MAX; 6], [1 << 32; 6], [0x1_0000_0022; 6]] {
+                assert_eq!(interpret(&program, ARCHITECTURE, number, &arguments), expected(number, &arguments), "{number} {arguments:x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_entries_are_not_there() {
+        let program = workload();
+        for number in 0..1024 {
+            assert_eq!(interpret(&program, 0x4000_0003, number, &[0; 6]), ENOSYS, "i386 {number}");
+            assert_eq!(interpret(&program, ARCHITECTURE, number | X32, &[0; 6]), ENOSYS, "x32 {number}");
+        }
+        assert_eq!(interpret(&program, ARCHITECTURE, u32::MAX, &[0; 6]), ENOSYS);
+    }
+
+    proptest! {
+        #[test]
+        fn any_call_is_judged_by_the_table(number in 0u32..512, arguments in any::<[u64; 6]>()) {
+            prop_assert_eq!(interpret(&workload(), ARCHITECTURE, number, &arguments), expected(number, &arguments));
+        }
+
+        #[test]
+        fn small_arguments_are_judged_by_the_table(
+            row in 0..direct::TABLE.len(), arguments in proptest::array::uniform6(0u64..0x80_000),
+        ) {
+            let number = direct::TABLE[row].number as u32;
+            prop_assert_eq!(interpret(&workload(), ARCHITECTURE, number, &arguments), expected(number, &arguments));
+        }
     }
 }

@@ -7,6 +7,7 @@
 //! - [`spawner`]: how workload processes come to be; [`exec_root`]: what they find natively: executables, nothing else.
 
 pub mod buffer;
+pub mod capabilities;
 pub mod direct;
 pub mod dispatch;
 pub mod exec_root;
@@ -16,3 +17,4 @@ pub mod memory;
 pub mod notify;
 pub mod process;
 pub mod spawner;
+mod workers;

@@ -134,9 +134,9 @@ pub fn install(program: &[Instruction]) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Installs a filter without a listener on the calling thread.
-pub fn restrict(program: &[Instruction]) -> Result<()> {
-    install_with(program, 0).map(drop)
+/// Installs a filter without a listener on the calling thread. `flags`: `SECCOMP_FILTER_FLAG_*`.
+pub fn restrict(program: &[Instruction], flags: u32) -> Result<()> {
+    install_with(program, libc::c_ulong::from(flags) & !libc::SECCOMP_FILTER_FLAG_NEW_LISTENER).map(drop)
 }
 
 fn install_with(program: &[Instruction], flags: libc::c_ulong) -> Result<i32> {
