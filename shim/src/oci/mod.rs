@@ -1,0 +1,207 @@
+//! config.json: read once, held against the field table, parsed into `oci-spec`'s types, and validated.
+//!
+//! What comes out of [`load`] has been checked as far as the file alone allows; what needs the machine (the root file
+//! system, bind sources, namespace paths) is checked where it is opened, so that what was checked is what is used.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Process, Spec};
+use serde_json::Value;
+
+pub mod fields;
+pub mod id;
+pub mod mount_options;
+#[cfg(test)]
+mod schema;
+pub mod template;
+mod validate;
+
+pub use validate::validate_process;
+
+/// The largest config.json or process.json that is read, in bytes. Kubernetes' largest objects are 1.5 MiB.
+pub const MAXIMUM_SIZE: u64 = 2 << 20;
+
+/// Why a configuration is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not there or can not be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// The host's reason.
+        source: std::io::Error,
+    },
+    /// The file is longer than [`MAXIMUM_SIZE`].
+    #[error("{}: longer than {MAXIMUM_SIZE} bytes", .0.display())]
+    TooLarge(PathBuf),
+    /// The file is not JSON.
+    #[error("{}: {source}", path.display())]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// Line and column.
+        source: serde_json::Error,
+    },
+    /// A field has a value that it can not have.
+    #[error("{field}: {reason}")]
+    Type {
+        /// Dotted path of the field.
+        field: String,
+        /// The value, and what was expected.
+        reason: String,
+    },
+    /// A field has a value that is not accepted.
+    #[error("{field}: {value}: {reason}")]
+    Field {
+        /// Dotted path of the field.
+        field: String,
+        /// Its value as JSON.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A field that must be there is not.
+    #[error("{0}: missing")]
+    Missing(&'static str),
+    /// A field of the specification that this runtime refuses.
+    #[error("{field}: {value}: not supported: {reason}")]
+    Refused {
+        /// Dotted path of the field.
+        field: String,
+        /// Its value, shortened.
+        value: String,
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+impl ConfigError {
+    fn field(field: impl Into<String>, value: impl serde::Serialize, reason: impl Into<String>) -> Self {
+        let value = serde_json::to_string(&value).unwrap_or_default();
+        Self::Field { field: field.into(), value, reason: reason.into() }
+    }
+}
+
+/// A configuration that has been accepted.
+#[derive(Debug)]
+pub struct Config {
+    /// Its types.
+    pub spec: Spec,
+    /// The same as JSON, for what `oci-spec` does not carry over.
+    pub json: Value,
+    /// Fields that the specification does not know; the caller logs them.
+    pub unknown: Vec<String>,
+}
+
+/// Reads the `config.json` of the bundle in `directory`.
+///
+/// # Errors
+/// [`ConfigError`], which names file, field and value.
+pub fn load(directory: &Path) -> Result<Config, ConfigError> {
+    let path = directory.join("config.json");
+    parse(read(&path)?)
+}
+
+/// Accepts a configuration that is JSON already.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(json: Value) -> Result<Config, ConfigError> {
+    let mut unknown = Vec::new();
+    for finding in fields::examine(&json) {
+        match finding {
+            fields::Finding::Unknown(field) => unknown.push(field),
+            fields::Finding::Refused { field, value, reason } => return Err(ConfigError::Refused { field, value, reason }),
+        }
+    }
+    let spec: Spec = typed(&json, "")?;
+    validate::validate(&spec, &json)?;
+    Ok(Config { spec, json, unknown })
+}
+
+/// Reads the `process` object that `exec --process` names, and validates it.
+///
+/// # Errors
+/// [`ConfigError`], which names file, field and value.
+pub fn load_process(path: &Path) -> Result<Process, ConfigError> {
+    parse_process(read(path)?)
+}
+
+/// Accepts a `process` object that is JSON already.
+///
+/// # Errors
+/// As [`load_process`].
+pub fn parse_process(json: Value) -> Result<Process, ConfigError> {
+    let whole = serde_json::json!({ "process": json });
+    for finding in fields::examine(&whole) {
+        if let fields::Finding::Refused { field, value, reason } = finding {
+            return Err(ConfigError::Refused { field, value, reason });
+        }
+    }
+    let process: Process = typed(&whole["process"], "process.")?;
+    validate_process(&process)?;
+    Ok(process)
+}
+
+fn typed<T: serde::de::DeserializeOwned>(json: &Value, prefix: &str) -> Result<T, ConfigError> {
+    serde_path_to_error::deserialize(json)
+        .map_err(|error| ConfigError::Type { field: format!("{prefix}{}", error.path()), reason: error.inner().to_string() })
+}
+
+fn read(path: &Path) -> Result<Value, ConfigError> {
+    let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+    // Nonblocking: a fifo in the file's place must not hang us.
+    let file = {
+        use std::os::unix::fs::OpenOptionsExt;
+        std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?
+    };
+    let mut text = Vec::new();
+    file.take(MAXIMUM_SIZE + 1).read_to_end(&mut text).map_err(failed)?;
+    if text.len() as u64 > MAXIMUM_SIZE {
+        return Err(ConfigError::TooLarge(path.to_owned()));
+    }
+    serde_json::from_slice(&text).map_err(|source| ConfigError::Malformed { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_no_configuration_are_named() {
+        let bundle = tempfile::tempdir().unwrap();
+        let path = bundle.path().join("config.json");
+        let error = load(bundle.path()).unwrap_err().to_string();
+        assert!(error.contains("config.json: No such file or directory"), "{error}");
+        std::fs::write(&path, "{ \"ociVersion\": ").unwrap();
+        assert!(load(bundle.path()).unwrap_err().to_string().contains("EOF while parsing"));
+        std::fs::write(&path, vec![b' '; MAXIMUM_SIZE as usize + 1]).unwrap();
+        assert!(matches!(load(bundle.path()), Err(ConfigError::TooLarge(_))));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(matches!(load(bundle.path()), Err(ConfigError::Read { .. })));
+        std::fs::remove_dir(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert!(load(bundle.path()).is_err());
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_named_with_its_field() {
+        let mut json = template::spec(false);
+        json["process"]["user"]["uid"] = "root".into();
+        assert_eq!(parse(json).unwrap_err().to_string(), "process.user.uid: invalid type: string \"root\", expected u32");
+    }
+
+    #[test]
+    fn a_process_on_its_own_is_held_against_the_same_rules() {
+        let mut json = template::spec(false)["process"].clone();
+        assert!(parse_process(json.clone()).is_ok());
+        json["selinuxLabel"] = "x".into();
+        assert!(parse_process(json.clone()).unwrap_err().to_string().starts_with("process.selinuxLabel: \"x\": not supported"));
+        json["selinuxLabel"] = "".into();
+        json["cwd"] = "tmp".into();
+        assert_eq!(parse_process(json).unwrap_err().to_string(), "process.cwd: \"tmp\": Cwd must be an absolute path");
+    }
+}
