@@ -7,3 +7,4 @@ pub mod host;
 pub mod memfd;
 pub mod pipe;
 pub mod timerfd;
+pub mod tmpfs;

@@ -159,6 +159,13 @@ pub fn session(process: Pid) -> Result<Pid> {
     if session < 0 { Err(Errno::last()) } else { Ok(Pid(session)) }
 }
 
+/// prlimit(2): sets a native limit. Raising one without the right leaves it, as for any unprivileged user.
+pub fn set_limit(process: Pid, resource: u32, soft: u64, hard: u64) {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` lives through the call; nothing is written back.
+    unsafe { libc::prlimit64(process.0, resource, &limit, std::ptr::null_mut()) };
+}
+
 /// How a child of ours ended, as wait(2) encodes it; the zombie is gone afterwards. `EAGAIN` while it lives, `ECHILD` where it is
 /// not our child. Only ends are looked at, never the stops of a traced process.
 pub fn reap(process: Pid) -> Result<i32> {

@@ -21,6 +21,7 @@ mod open;
 mod poll;
 mod process;
 mod signal;
+mod system;
 mod trace;
 
 pub use call::Call;
@@ -118,6 +119,7 @@ const FAMILIES: &[&[Entry]] = &[
     identity::TABLE,
     process::TABLE,
     signal::TABLE,
+    system::TABLE,
 ];
 
 /// The entry of a number; `None` is `ENOSYS`.

@@ -1,0 +1,126 @@
+//! The bytes of a regular file in memory.
+//!
+//! Small ones are a vector in this process's heap, which costs no descriptor. A file that is mapped, executed, or grows past [`SMALL`] moves to an
+//! unnamed host file on the exec roots' tmpfs: then mapping it is native, and executing it is a link.
+
+use std::os::fd::OwnedFd;
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use crate::errno::{Errno, Result};
+use crate::fs::host::identity;
+
+/// Up to here contents stay in the heap, bytes.
+const SMALL: u64 = 16 << 10;
+/// The directory on whose file system host files are made.
+const BACKING: &str = "/exec";
+
+/// A file's bytes.
+pub enum Content {
+    /// In the heap.
+    Heap(Vec<u8>),
+    /// In a host file.
+    Host(OwnedFd),
+}
+
+impl Default for Content {
+    fn default() -> Content {
+        Content::Heap(Vec::new())
+    }
+}
+
+impl Content {
+    /// Bytes.
+    pub fn length(&self) -> u64 {
+        match self {
+            Content::Heap(bytes) => bytes.len() as u64,
+            Content::Host(fd) => nix::sys::stat::fstat(fd).map_or(0, |stat| stat.st_size as u64),
+        }
+    }
+
+    /// Moves it to a host file, if it is not there; gives a descriptor of it.
+    pub fn host(&mut self, mode: u32) -> Result<OwnedFd> {
+        if let Content::Heap(bytes) = self {
+            identity::assume_kernel();
+            let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+            let fd = match nix::fcntl::open(BACKING, flags, Mode::from_bits_truncate(native_mode(mode))) {
+                Ok(fd) => fd,
+                // Outside of a sandbox (unit tests) there are no exec roots.
+                Err(_) => nix::sys::memfd::memfd_create(c"tmpfs", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?,
+            };
+            let mut at = 0;
+            while at < bytes.len() {
+                at += nix::sys::uio::pwrite(&fd, &bytes[at..], at as i64)?;
+            }
+            *self = Content::Host(fd);
+        }
+        match self {
+            Content::Host(fd) => Ok(fd.try_clone()?),
+            Content::Heap(_) => Err(Errno::EIO),
+        }
+    }
+
+    /// Reads at an offset.
+    pub fn read(&self, buffer: &mut [u8], at: u64) -> Result<usize> {
+        match self {
+            Content::Heap(bytes) => {
+                let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or(&[]);
+                let length = rest.len().min(buffer.len());
+                buffer[..length].copy_from_slice(&rest[..length]);
+                Ok(length)
+            }
+            Content::Host(fd) => Ok(nix::sys::uio::pread(fd, buffer, i64::try_from(at).map_err(|_| Errno::EINVAL)?)?),
+        }
+    }
+
+    /// Writes at an offset; what lies between the end and the offset is zero.
+    pub fn write(&mut self, bytes: &[u8], at: u64) -> Result<usize> {
+        let end = at.checked_add(bytes.len() as u64).filter(|end| *end <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
+        if end > SMALL {
+            self.host(0)?;
+        }
+        match self {
+            Content::Heap(held) => {
+                let (at, end) = (at as usize, end as usize);
+                if held.len() < end {
+                    held.resize(end, 0);
+                }
+                held[at..end].copy_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            Content::Host(fd) => Ok(nix::sys::uio::pwrite(fd, bytes, at as i64)?),
+        }
+    }
+
+    /// Cuts or grows it.
+    pub fn resize(&mut self, length: u64) -> Result<()> {
+        if length > i64::MAX as u64 {
+            return Err(Errno::EFBIG);
+        }
+        if length > SMALL {
+            self.host(0)?;
+        }
+        match self {
+            Content::Heap(bytes) => {
+                bytes.resize(length as usize, 0);
+                bytes.shrink_to_fit();
+            }
+            Content::Host(fd) => nix::unistd::ftruncate(fd, length as i64)?,
+        }
+        Ok(())
+    }
+
+    /// The file's permission bits have changed: natively it must be executable by all, or not at all.
+    pub fn mode_changed(&mut self, mode: u32) {
+        if let Content::Host(fd) = self {
+            identity::assume_kernel();
+            let _ = nix::sys::stat::fchmod(fd, Mode::from_bits_truncate(native_mode(mode)));
+        }
+    }
+}
+
+/// What the host shows of a file's mode: who may execute it is decided here, so natively everybody may who can reach it.
+fn native_mode(_: u32) -> u32 {
+    0o755
+}

@@ -1,0 +1,192 @@
+//! The system and its limits: uname(2), sysinfo(2), getrlimit(2), the scheduler, extended attributes that are not there.
+
+use std::sync::Arc;
+
+use super::{Argument, Call, Entry, Outcome};
+use crate::errno::{Errno, Result};
+use crate::kernel::credentials::Capability;
+use crate::kernel::fork;
+use crate::kernel::limits::Limit;
+use crate::kernel::task::Process;
+use crate::platform::process;
+
+use Argument::{Descriptor, Hex, Number, Path, Pointer};
+
+/// What uname(2) says the kernel is: a release that every C library in use accepts, and a version that says the truth.
+pub const RELEASE: &str = "6.1.0-bulkhead";
+/// The version.
+pub const VERSION: &str = concat!("#1 SMP Bulkhead ", env!("CARGO_PKG_VERSION"), " sandbox");
+
+/// This family.
+pub const TABLE: &[Entry] = &[
+    Entry::new(libc::SYS_uname, "uname", uname, &[Pointer]),
+    Entry::new(libc::SYS_sethostname, "sethostname", |call| set_name(call, |names, text| names.host = text), &[Pointer, Number]),
+    Entry::new(libc::SYS_setdomainname, "setdomainname", |call| set_name(call, |names, text| names.domain = text), &[Pointer, Number]),
+    Entry::new(libc::SYS_sysinfo, "sysinfo", sysinfo, &[Pointer]),
+    Entry::new(libc::SYS_getrlimit, "getrlimit", |call| limits(call, &call.process, call.uint(0), None, Some(1)), &[Number, Pointer]),
+    Entry::new(libc::SYS_setrlimit, "setrlimit", |call| limits(call, &call.process, call.uint(0), Some(1), None), &[Number, Pointer]),
+    Entry::new(libc::SYS_prlimit64, "prlimit64", prlimit, &[Number, Number, Pointer, Pointer]),
+    Entry::new(libc::SYS_sched_getaffinity, "sched_getaffinity", on_own, &[Number, Number, Pointer]),
+    Entry::new(libc::SYS_sched_setaffinity, "sched_setaffinity", on_own, &[Number, Number, Pointer]),
+    Entry::new(libc::SYS_sched_getscheduler, "sched_getscheduler", on_own, &[Number]),
+    Entry::new(libc::SYS_sched_getparam, "sched_getparam", on_own, &[Number, Pointer]),
+    Entry::new(libc::SYS_sched_setscheduler, "sched_setscheduler", on_own, &[Number, Number, Pointer]),
+    Entry::new(libc::SYS_sched_setparam, "sched_setparam", on_own, &[Number, Pointer]),
+    Entry::new(libc::SYS_sched_getattr, "sched_getattr", on_own, &[Number, Pointer, Number, Hex]),
+    Entry::new(libc::SYS_sched_rr_get_interval, "sched_rr_get_interval", on_own, &[Number, Pointer]),
+    Entry::new(libc::SYS_sched_get_priority_max, "sched_get_priority_max", native, &[Number]),
+    Entry::new(libc::SYS_sched_get_priority_min, "sched_get_priority_min", native, &[Number]),
+    Entry::new(libc::SYS_getpriority, "getpriority", priority, &[Number, Number]),
+    Entry::new(libc::SYS_setpriority, "setpriority", priority, &[Number, Number, Number]),
+    Entry::new(libc::SYS_personality, "personality", personality, &[Hex]),
+    Entry::new(libc::SYS_syslog, "syslog", |_| Err(Errno::EPERM), &[Number, Pointer, Number]),
+    Entry::new(libc::SYS_reboot, "reboot", |_| Err(Errno::EPERM), &[Hex, Hex, Hex]),
+    Entry::new(libc::SYS_swapon, "swapon", |_| Err(Errno::EPERM), &[Path, Hex]),
+    Entry::new(libc::SYS_swapoff, "swapoff", |_| Err(Errno::EPERM), &[Path]),
+    Entry::new(libc::SYS_acct, "acct", |_| Err(Errno::EPERM), &[Path]),
+    Entry::new(libc::SYS_settimeofday, "settimeofday", |_| Err(Errno::EPERM), &[Pointer, Pointer]),
+    Entry::new(libc::SYS_clock_settime, "clock_settime", |_| Err(Errno::EPERM), &[Number, Pointer]),
+    Entry::new(libc::SYS_clock_gettime, "clock_gettime", |_| Err(Errno::EINVAL), &[Number, Pointer]),
+    Entry::new(libc::SYS_clock_getres, "clock_getres", |_| Err(Errno::EINVAL), &[Number, Pointer]),
+    Entry::new(libc::SYS_init_module, "init_module", |_| Err(Errno::EPERM), &[Pointer, Number, Pointer]),
+    Entry::new(libc::SYS_getxattr, "getxattr", |_| Err(Errno::EOPNOTSUPP), &[Path, Pointer, Pointer, Number]),
+    Entry::new(libc::SYS_lgetxattr, "lgetxattr", |_| Err(Errno::EOPNOTSUPP), &[Path, Pointer, Pointer, Number]),
+    Entry::new(libc::SYS_fgetxattr, "fgetxattr", |_| Err(Errno::EOPNOTSUPP), &[Descriptor, Pointer, Pointer, Number]),
+    Entry::new(libc::SYS_setxattr, "setxattr", |_| Err(Errno::EOPNOTSUPP), &[Path, Pointer, Pointer, Number, Hex]),
+    Entry::new(libc::SYS_lsetxattr, "lsetxattr", |_| Err(Errno::EOPNOTSUPP), &[Path, Pointer, Pointer, Number, Hex]),
+    Entry::new(libc::SYS_fsetxattr, "fsetxattr", |_| Err(Errno::EOPNOTSUPP), &[Descriptor, Pointer, Pointer, Number, Hex]),
+    Entry::new(libc::SYS_listxattr, "listxattr", |_| Err(Errno::EOPNOTSUPP), &[Path, Pointer, Number]),
+    Entry::new(libc::SYS_llistxattr, "llistxattr", |_| Err(Errno::EOPNOTSUPP), &[Path, Pointer, Number]),
+    Entry::new(libc::SYS_flistxattr, "flistxattr", |_| Err(Errno::EOPNOTSUPP), &[Descriptor, Pointer, Number]),
+    Entry::new(libc::SYS_removexattr, "removexattr", |_| Err(Errno::EOPNOTSUPP), &[Path, Pointer]),
+    Entry::new(libc::SYS_lremovexattr, "lremovexattr", |_| Err(Errno::EOPNOTSUPP), &[Path, Pointer]),
+    Entry::new(libc::SYS_fremovexattr, "fremovexattr", |_| Err(Errno::EOPNOTSUPP), &[Descriptor, Pointer]),
+];
+
+/// Decided by registers, about nothing but constants.
+fn native(_: &Call) -> Result<Outcome> {
+    Ok(Outcome::Continue)
+}
+
+/// The scheduler's calls on a thread of the container's own PID namespace, of which the host knows what it may: natively every process there is the
+/// same nobody without capabilities.
+fn on_own(_: &Call) -> Result<Outcome> {
+    Ok(Outcome::Continue)
+}
+
+/// Priorities of processes and groups are the host's; of users there is no native notion here.
+fn priority(call: &Call) -> Result<Outcome> {
+    match call.int(0) {
+        PRIO_PROCESS | PRIO_GROUP => Ok(Outcome::Continue),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// `PRIO_PROCESS` and `PRIO_PGRP`.
+const PRIO_PROCESS: i32 = 0;
+const PRIO_GROUP: i32 = 1;
+
+fn uname(call: &Call) -> Result<Outcome> {
+    const FIELD: usize = 65;
+    let names = call.process.container.names.read().clone();
+    let mut bytes = [0u8; FIELD * 6];
+    for (index, text) in ["Linux", &names.host, RELEASE, VERSION, "x86_64", &names.domain].into_iter().enumerate() {
+        let length = text.len().min(FIELD - 1);
+        bytes[index * FIELD..index * FIELD + length].copy_from_slice(&text.as_bytes()[..length]);
+    }
+    call.memory().write(call.address(0), &bytes)?;
+    Ok(().into())
+}
+
+fn set_name(call: &Call, change: impl FnOnce(&mut crate::kernel::container::UtsNames, String)) -> Result<Outcome> {
+    call.require(Capability::SysAdmin)?;
+    let length = usize::try_from(call.int(1)).ok().filter(|length| *length <= 64).ok_or(Errno::EINVAL)?;
+    let mut bytes = vec![0u8; length];
+    call.memory().read(call.address(0), &mut bytes)?;
+    change(&mut call.process.container.names.write(), String::from_utf8_lossy(&bytes).into_owned());
+    Ok(().into())
+}
+
+fn sysinfo(call: &Call) -> Result<Outcome> {
+    let host = nix::sys::sysinfo::sysinfo()?;
+    let processes = crate::kernel::signal::of_container(&call.process.container).len() as u16;
+    let (one, five, fifteen) = host.load_average();
+    let load = |value: f64| (value * 65536.0) as u64;
+    let mut words = [0u64; 14];
+    words[0] = host.uptime().as_secs();
+    words[1] = load(one);
+    words[2] = load(five);
+    words[3] = load(fifteen);
+    words[4] = host.ram_total();
+    words[5] = host.ram_unused();
+    words[8] = host.swap_total();
+    words[9] = host.swap_free();
+    words[10] = u64::from(processes);
+    // Unit of memory: 1 byte, behind totalhigh and freehigh.
+    words[13] = 1;
+    call.memory().write_value(call.address(0), &words)?;
+    Ok(().into())
+}
+
+fn prlimit(call: &Call) -> Result<Outcome> {
+    let target = match call.int(0) {
+        0 => call.process.clone(),
+        pid => fork::find(&call.process.container, pid).ok_or(Errno::ESRCH)?,
+    };
+    if !Arc::ptr_eq(&target, &call.process) {
+        let theirs = target.threads.lock().first().map(|thread| thread.credentials.read().clone()).ok_or(Errno::ESRCH)?;
+        let mine = call.credentials();
+        let same = [theirs.uid, theirs.euid, theirs.suid].iter().all(|id| *id == mine.uid);
+        if !same && !mine.capable(Capability::SysResource) {
+            return Err(Errno::EPERM);
+        }
+    }
+    let given = |index: usize| call.address(index).optional().map(|_| index);
+    limits(call, &target, call.uint(1), given(2), given(3))
+}
+
+/// Limits whose enforcement is the host's: they are set there too.
+const NATIVE: [u32; 8] = [
+    libc::RLIMIT_CPU,
+    libc::RLIMIT_DATA,
+    libc::RLIMIT_STACK,
+    libc::RLIMIT_AS,
+    libc::RLIMIT_MEMLOCK,
+    libc::RLIMIT_SIGPENDING,
+    libc::RLIMIT_NICE,
+    libc::RLIMIT_RTPRIO,
+];
+
+fn limits(call: &Call, target: &Arc<Process>, resource: u32, new: Option<usize>, old: Option<usize>) -> Result<Outcome> {
+    let before = target.limits.read().get(resource).ok_or(Errno::EINVAL)?;
+    if let Some(index) = new {
+        let [soft, hard]: [u64; 2] = call.memory().read_value(call.address(index))?;
+        if soft > hard {
+            return Err(Errno::EINVAL);
+        }
+        if hard > before.hard && !call.credentials().capable(Capability::SysResource) {
+            return Err(Errno::EPERM);
+        }
+        if resource == libc::RLIMIT_NOFILE && hard > crate::vfs::descriptor::DescriptorTable::MAXIMUM {
+            return Err(Errno::EPERM);
+        }
+        if NATIVE.contains(&resource) {
+            process::set_limit(target.pid, resource, soft, hard);
+        }
+        target.limits.write().0[resource as usize] = Limit { soft, hard };
+    }
+    if let Some(index) = old {
+        call.memory().write_value(call.address(index), &[before.soft, before.hard])?;
+    }
+    Ok(().into())
+}
+
+/// Only the plain Linux personality, and address-space randomisation, which is the caller's own affair.
+fn personality(call: &Call) -> Result<Outcome> {
+    const NO_RANDOMIZATION: u32 = 0x0040_0000;
+    match call.uint(0) {
+        u32::MAX | 0 => Ok(().into()),
+        NO_RANDOMIZATION => Ok(Outcome::Continue),
+        _ => Err(Errno::EINVAL),
+    }
+}
