@@ -22,7 +22,7 @@ pub(super) fn run(inherited: Inherited, sync: &mut UnixStream) -> Result<(), Str
     let kernel = kernel::initialize().map_err(failed("making the kernel"))?;
     confine::drop_rights().map_err(failed("dropping rights"))?;
     control::listen(inherited.control).map_err(failed("the control socket"))?;
-    confine::install().map_err(failed("confining"))?;
+    confine::install(inherited.debug).map_err(failed("confining"))?;
     dispatch::start(listener).map_err(failed("starting the dispatcher"))?;
     sync.write_all(b"ready\n").map_err(failed("speaking to the parent"))?;
     sync.shutdown(std::net::Shutdown::Both).map_err(failed("speaking to the parent"))?;
