@@ -16,5 +16,6 @@ pub mod filter;
 pub mod memory;
 pub mod notify;
 pub mod process;
+pub mod profile;
 pub mod spawner;
 mod workers;

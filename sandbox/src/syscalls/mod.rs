@@ -17,6 +17,7 @@ mod exec;
 mod identity;
 mod io;
 mod memory;
+pub mod names;
 mod open;
 mod poll;
 mod process;

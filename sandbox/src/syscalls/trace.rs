@@ -17,7 +17,10 @@ fn text(call: &Call, entry: Option<&Entry>, result: &Result<Outcome>) -> String 
             let shown: Vec<String> = entry.arguments.iter().enumerate().map(|(index, kind)| argument(call, index, *kind)).collect();
             text.push_str(&format!("{}({})", entry.name, shown.join(", ")));
         }
-        None => text.push_str(&format!("syscall_{}({:#x}, {:#x}, {:#x})", call.number, call.raw(0), call.raw(1), call.raw(2))),
+        None => {
+            let name = super::names::name(call.number).map_or_else(|| format!("syscall_{}", call.number), String::from);
+            text.push_str(&format!("{name}({:#x}, {:#x}, {:#x})", call.raw(0), call.raw(1), call.raw(2)));
+        }
     }
     match result {
         Ok(Outcome::Value(value)) => text.push_str(&format!(" = {value}")),
