@@ -12,6 +12,7 @@ pub mod errno;
 pub mod fs;
 pub mod kernel;
 pub mod log;
+pub mod net;
 pub mod platform;
 pub mod sync;
 pub mod syscalls;

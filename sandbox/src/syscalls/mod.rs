@@ -17,11 +17,14 @@ mod exec;
 mod identity;
 mod io;
 mod memory;
+mod message;
 pub mod names;
 mod open;
 mod poll;
 mod process;
 mod signal;
+mod socket;
+mod socket_options;
 mod system;
 mod trace;
 
@@ -120,6 +123,9 @@ const FAMILIES: &[&[Entry]] = &[
     identity::TABLE,
     process::TABLE,
     signal::TABLE,
+    message::TABLE,
+    socket::TABLE,
+    socket_options::TABLE,
     system::TABLE,
 ];
 
