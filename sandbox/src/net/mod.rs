@@ -14,6 +14,7 @@
 
 pub mod address;
 pub mod control;
+pub mod inet;
 pub mod options;
 pub mod socket;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub fn socket(domain: i32, kind: i32, protocol: i32, maker: &Caller) -> Result<A
     }
     match domain {
         libc::AF_UNIX => unix::socket(kind, protocol, maker),
+        libc::AF_INET | libc::AF_INET6 => inet::socket(domain, kind, protocol, maker),
         // An unprivileged container's answer; root's container gets the same, having no such right on the network.
         libc::AF_PACKET => Err(Errno::EPERM),
         _ => Err(Errno::EAFNOSUPPORT),

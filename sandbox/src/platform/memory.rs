@@ -307,4 +307,21 @@ impl Source for Segments {
         }
         Ok(done)
     }
+
+    fn give_back(&mut self, mut length: usize) {
+        self.remaining += length;
+        while length > self.within {
+            length -= self.within;
+            if self.at == 0 {
+                // More than was taken: a mistake of the taker's, which must not run into other memory.
+                self.remaining -= length;
+                length = 0;
+                self.within = 0;
+                break;
+            }
+            self.at -= 1;
+            self.within = self.list[self.at].1;
+        }
+        self.within -= length;
+    }
 }

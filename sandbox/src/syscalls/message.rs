@@ -14,7 +14,7 @@ use crate::net::control::{self, Encoder, MOST_DESCRIPTORS, Record};
 use crate::net::socket::{Caller, Identity, Incoming, Outgoing, Request, Socket};
 use crate::platform::memory::{Address, MAX_SEGMENTS, Segments};
 use crate::vfs::descriptor;
-use crate::vfs::file::{OpenFile, Source};
+use crate::vfs::file::{OpenFile, Sink, Source};
 
 use Argument::{Descriptor, Hex, Number, Pointer};
 
@@ -165,7 +165,7 @@ fn send(call: &Call, file: &Arc<OpenFile>, mut message: Outgoing, mut segments: 
                 Ok(sent) => {
                     done += sent;
                     message.rights.clear();
-                    if !stream || sent == 0 || segments.remaining() == 0 {
+                    if !stream || sent == 0 || Source::remaining(&segments) == 0 {
                         return Ok(Outcome::from(done));
                     }
                 }
@@ -181,6 +181,16 @@ fn send(call: &Call, file: &Arc<OpenFile>, mut message: Outgoing, mut segments: 
         }
         Err(error)
     })
+}
+
+/// write(2) and writev(2) on a socket.
+pub fn write(call: &Call, file: &Arc<OpenFile>, segments: Segments) -> Result<Outcome> {
+    send(call, file, Outgoing::default(), segments)
+}
+
+/// read(2) and readv(2) on a socket. Nothing is nothing, whatever waits (sock_read_iter() in Linux's net/socket.c).
+pub fn read(call: &Call, file: &Arc<OpenFile>, segments: Segments) -> Result<Outcome> {
+    if Sink::remaining(&segments) == 0 { Ok(Outcome::Value(0)) } else { receive(call, file, 0, segments, Answer::Name(None)) }
 }
 
 /// Where a receiving call wants its answers.
@@ -236,7 +246,7 @@ fn receive(call: &Call, file: &Arc<OpenFile>, flags: i32, mut segments: Segments
             };
             match received {
                 Ok(next) => {
-                    let more = whole && next.length > 0 && segments.remaining() > 0 && next.rights.is_empty();
+                    let more = whole && next.length > 0 && Sink::remaining(&segments) > 0 && next.rights.is_empty();
                     let incoming = match so_far.take() {
                         None => next,
                         Some(before) => Incoming { length: before.length + next.length, rights: next.rights, ..before },

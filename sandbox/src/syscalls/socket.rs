@@ -168,6 +168,9 @@ fn accept(call: &Call, flags: i32) -> Result<Outcome> {
     attempt(&file, nonblocking, wait, move |listener, ended| {
         ended.map_or(Ok(()), Err)?;
         let accepted = listener.protocol.accept(&caller)?;
+        if listener.domain != libc::AF_UNIX {
+            *accepted.patience.lock() = *listener.patience.lock();
+        }
         if let Some(at) = call.address(1).optional() {
             let peer = accepted.protocol.peer().map_err(|_| Errno::ECONNABORTED)?;
             write_address(&call, &peer.encode(), at, call.address(2))?;

@@ -32,6 +32,11 @@ pub trait Source {
     fn remaining(&self) -> usize;
     /// Fills the front of `buffer` with what comes next and returns how much that is: all of it, where so much remains.
     fn take(&mut self, buffer: &mut [u8]) -> Result<usize>;
+    /// The last `length` bytes that [`Source::take`] gave found no room: they are still to come. Nothing to do for sources whose
+    /// owner goes by what the taker counted.
+    fn give_back(&mut self, length: usize) {
+        let _ = length;
+    }
 }
 
 /// A position for I/O.

@@ -94,7 +94,7 @@ pub fn ioctl(endpoint: &Arc<Endpoint>, call: &Call, command: u32, argument: u64)
     let value = match u64::from(command) {
         libc::FIONREAD => waiting(endpoint)?,
         libc::TIOCOUTQ => endpoint.account.charged(),
-        _ => return Err(Errno::ENOTTY),
+        _ => return super::super::inet::interface::ioctl(call, command, argument),
     };
     call.memory().write_value(Address(argument), &i32::try_from(value).unwrap_or(i32::MAX))?;
     Ok(0)
