@@ -5,12 +5,13 @@
 
 use std::sync::Arc;
 
-use super::{Argument, Call, Entry, Outcome};
+use super::{Argument, Call, Entry, Outcome, message};
 use crate::errno::{Errno, Result};
 use crate::kernel::park;
 use crate::kernel::signal;
 use crate::kernel::timer::Deadline;
 use crate::kernel::wait::Ready;
+use crate::net::socket::Socket;
 use crate::platform::memory::{Address, Segments};
 use crate::vfs::file::{OpenFile, Position, Sink, Source};
 
@@ -107,12 +108,15 @@ fn read(call: &Call, into: Segments, at: Option<u64>) -> Result<Outcome> {
 }
 
 /// Reads from an open file on a caller's behalf.
-pub fn read_open(_: &Call, open: Arc<OpenFile>, mut into: Segments, at: Option<u64>) -> Result<Outcome> {
+pub fn read_open(call: &Call, open: Arc<OpenFile>, mut into: Segments, at: Option<u64>) -> Result<Outcome> {
     if !open.reads() {
         return Err(Errno::EBADF);
     }
     if at.is_some() && !open.file.seekable() {
         return Err(Errno::ESPIPE);
+    }
+    if Socket::of(&open).is_ok() {
+        return message::read(call, &open, into);
     }
     match read_once(&open, &mut into, at) {
         Err(Errno::EAGAIN) if !open.nonblocking() => {}
@@ -152,6 +156,9 @@ pub fn write_open(call: &Call, open: Arc<OpenFile>, mut from: Segments, at: Opti
     }
     if at.is_some() && !open.file.seekable() {
         return Err(Errno::ESPIPE);
+    }
+    if Socket::of(&open).is_ok() {
+        return message::write(call, &open, from);
     }
     let mut done = 0;
     let first = write_once(call, &open, &mut from, at, flags);
