@@ -22,6 +22,8 @@ mod init;
 mod launch;
 pub mod tree;
 
+pub use tree::{CONTAINERS, EXEC_ROOTS};
+
 /// What the kernel process is started with.
 pub struct SpawnOptions {
     /// The listening control socket.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use super::task::{Pid, Process};
+use super::task::Process;
 use crate::sync::{Mutex, RwLock};
 use crate::vfs::mount::MountNamespace;
 
@@ -17,6 +17,8 @@ pub struct Container {
     pub names: RwLock<UtsNames>,
     /// Its init; `None` before it is there.
     pub init: RwLock<Option<Arc<Process>>>,
+    /// The execve that its init stands before, until it is started.
+    pub gate: Mutex<Option<crate::platform::notify::Notification>>,
     /// What it called: indexed by system-call number; calls and refusals (`ENOSYS`).
     pub counts: Box<[CallCount]>,
     /// Log every call.
@@ -26,7 +28,7 @@ pub struct Container {
     /// Its terminals (`devpts` instance).
     pub terminals: Arc<crate::fs::devpts::Instance>,
     /// Processes that entered by exec, with the name the client gave.
-    pub execs: Mutex<Vec<(String, Pid)>>,
+    pub execs: Mutex<Vec<(String, Arc<Process>)>>,
     /// sysctls of config.json: `net.*` are set by the client; `kernel.*` that are namespaced show here.
     pub sysctls: RwLock<std::collections::BTreeMap<String, String>>,
     /// `linux.maskedPaths` and `readonlyPaths` have been turned into mounts; this is `process.noNewPrivileges` and the like.

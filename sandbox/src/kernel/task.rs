@@ -135,3 +135,17 @@ impl Thread {
         self.process.upgrade()
     }
 }
+
+thread_local! {
+    static CURRENT: std::cell::RefCell<Option<Arc<Thread>>> = const { std::cell::RefCell::new(None) };
+}
+
+/// The thread whose call this worker serves: what `/proc/self` is to its caller.
+pub fn current() -> Option<Arc<Thread>> {
+    CURRENT.with(|current| current.borrow().clone())
+}
+
+/// Says whose call is served from now on. Called by the dispatcher.
+pub fn set_current(thread: Option<Arc<Thread>>) {
+    CURRENT.with(|current| current.replace(thread));
+}

@@ -114,6 +114,7 @@ impl Dispatcher {
         }
         let entry = syscalls::lookup(number);
         let call = Call { thread, process, number, arguments: notification.arguments, instruction: Address(notification.instruction), id };
+        crate::kernel::task::set_current(Some(call.thread.clone()));
         let result = match entry {
             Some(entry) => {
                 if entry.blocks_host {

@@ -159,6 +159,14 @@ pub fn session(process: Pid) -> Result<Pid> {
     if session < 0 { Err(Errno::last()) } else { Ok(Pid(session)) }
 }
 
+/// This process's own hard limit.
+pub fn own_limit(resource: u32) -> u64 {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: u64::MAX };
+    // SAFETY: `limit` is a valid place for the result and lives through the call.
+    unsafe { libc::prlimit64(0, resource, std::ptr::null(), &mut limit) };
+    limit.rlim_max
+}
+
 /// prlimit(2): sets a native limit. Raising one without the right leaves it, as for any unprivileged user.
 pub fn set_limit(process: Pid, resource: u32, soft: u64, hard: u64) {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };

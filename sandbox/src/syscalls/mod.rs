@@ -29,6 +29,12 @@ mod system;
 mod trace;
 
 pub use call::Call;
+
+/// What the kernel calls itself.
+pub mod system_names {
+    pub use super::system::{RELEASE, VERSION};
+}
+
 pub use trace::trace;
 
 /// What a handler made of a call.

@@ -79,7 +79,7 @@ fn kind_of(mode: u32) -> FileType {
     FileType::from_mode(mode).unwrap_or(FileType::Regular)
 }
 
-pub(super) fn attributes_of(fd: BorrowedFd<'_>) -> Result<Attributes> {
+pub(crate) fn attributes_of(fd: BorrowedFd<'_>) -> Result<Attributes> {
     let stat = nix::sys::stat::fstat(fd)?;
     let time = |seconds: i64, nanoseconds: i64| Timestamp { seconds, nanoseconds: nanoseconds as u32 };
     Ok(Attributes {

@@ -21,7 +21,33 @@ pub enum Content {
     /// In the heap.
     Heap(Vec<u8>),
     /// In a host file.
-    Host(OwnedFd),
+    Host(Backing),
+}
+
+/// The host file of a memory file. While it is open for writing the host refuses to execute it (`ETXTBSY`, execve(2)), so after an exec it is
+/// held for reading only, until the next write.
+pub struct Backing {
+    fd: OwnedFd,
+    writable: bool,
+}
+
+impl Backing {
+    /// The same file, opened anew.
+    fn reopen(&self, flags: OFlag) -> Result<OwnedFd> {
+        use std::os::fd::AsRawFd;
+        identity::assume_kernel();
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        Ok(nix::fcntl::open(path.as_str(), flags | OFlag::O_CLOEXEC, Mode::empty())?)
+    }
+
+    /// Makes it writable. `ETXTBSY` while it is executed.
+    fn writable(&mut self) -> Result<&OwnedFd> {
+        if !self.writable {
+            self.fd = self.reopen(OFlag::O_RDWR)?;
+            self.writable = true;
+        }
+        Ok(&self.fd)
+    }
 }
 
 impl Default for Content {
@@ -35,7 +61,7 @@ impl Content {
     pub fn length(&self) -> u64 {
         match self {
             Content::Heap(bytes) => bytes.len() as u64,
-            Content::Host(fd) => nix::sys::stat::fstat(fd).map_or(0, |stat| stat.st_size as u64),
+            Content::Host(backing) => nix::sys::stat::fstat(&backing.fd).map_or(0, |stat| stat.st_size as u64),
         }
     }
 
@@ -53,10 +79,27 @@ impl Content {
             while at < bytes.len() {
                 at += nix::sys::uio::pwrite(&fd, &bytes[at..], at as i64)?;
             }
-            *self = Content::Host(fd);
+            *self = Content::Host(Backing { fd, writable: true });
         }
         match self {
-            Content::Host(fd) => Ok(fd.try_clone()?),
+            Content::Host(backing) => Ok(backing.writable()?.try_clone()?),
+            Content::Heap(_) => Err(Errno::EIO),
+        }
+    }
+
+    /// The same for reading only, with nothing of this kernel's in the way of executing it.
+    pub fn host_read_only(&mut self, mode: u32) -> Result<OwnedFd> {
+        if let Content::Heap(_) = self {
+            self.host(mode)?;
+        }
+        match self {
+            Content::Host(backing) => {
+                if backing.writable {
+                    backing.fd = backing.reopen(OFlag::O_RDONLY)?;
+                    backing.writable = false;
+                }
+                Ok(backing.fd.try_clone()?)
+            }
             Content::Heap(_) => Err(Errno::EIO),
         }
     }
@@ -70,14 +113,14 @@ impl Content {
                 buffer[..length].copy_from_slice(&rest[..length]);
                 Ok(length)
             }
-            Content::Host(fd) => Ok(nix::sys::uio::pread(fd, buffer, i64::try_from(at).map_err(|_| Errno::EINVAL)?)?),
+            Content::Host(backing) => Ok(nix::sys::uio::pread(&backing.fd, buffer, i64::try_from(at).map_err(|_| Errno::EINVAL)?)?),
         }
     }
 
     /// Writes at an offset; what lies between the end and the offset is zero.
     pub fn write(&mut self, bytes: &[u8], at: u64) -> Result<usize> {
         let end = at.checked_add(bytes.len() as u64).filter(|end| *end <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
-        if end > SMALL {
+        if end > SMALL && matches!(self, Content::Heap(_)) {
             self.host(0)?;
         }
         match self {
@@ -89,7 +132,7 @@ impl Content {
                 held[at..end].copy_from_slice(bytes);
                 Ok(bytes.len())
             }
-            Content::Host(fd) => Ok(nix::sys::uio::pwrite(fd, bytes, at as i64)?),
+            Content::Host(backing) => Ok(nix::sys::uio::pwrite(backing.writable()?, bytes, at as i64)?),
         }
     }
 
@@ -98,7 +141,7 @@ impl Content {
         if length > i64::MAX as u64 {
             return Err(Errno::EFBIG);
         }
-        if length > SMALL {
+        if length > SMALL && matches!(self, Content::Heap(_)) {
             self.host(0)?;
         }
         match self {
@@ -106,16 +149,16 @@ impl Content {
                 bytes.resize(length as usize, 0);
                 bytes.shrink_to_fit();
             }
-            Content::Host(fd) => nix::unistd::ftruncate(fd, length as i64)?,
+            Content::Host(backing) => nix::unistd::ftruncate(backing.writable()?, length as i64)?,
         }
         Ok(())
     }
 
     /// The file's permission bits have changed: natively it must be executable by all, or not at all.
     pub fn mode_changed(&mut self, mode: u32) {
-        if let Content::Host(fd) = self {
+        if let Content::Host(backing) = self {
             identity::assume_kernel();
-            let _ = nix::sys::stat::fchmod(fd, Mode::from_bits_truncate(native_mode(mode)));
+            let _ = nix::sys::stat::fchmod(&backing.fd, Mode::from_bits_truncate(native_mode(mode)));
         }
     }
 }

@@ -147,7 +147,7 @@ impl File for TmpFile {
             0 if end > self.node.attributes()?.size => self.node.resize(end),
             0 | KEEP_SIZE => Ok(()),
             mode => {
-                let host = self.node.backing()?;
+                let host = self.node.backing(true)?;
                 let flags = nix::fcntl::FallocateFlags::from_bits(mode).ok_or(Errno::EOPNOTSUPP)?;
                 nix::fcntl::fallocate(&host, flags, offset as i64, length as i64)?;
                 self.node.touch();
@@ -168,16 +168,8 @@ impl File for TmpFile {
         if self.node.kind != FileType::Regular {
             return Err(Errno::ENODEV);
         }
-        let host = self.node.backing()?;
-        if open.writes() {
-            return Ok(Mapping::Owned(host));
-        }
         // The native descriptor must not allow more than the workload's own.
-        use std::os::fd::AsRawFd;
-        crate::fs::host::identity::assume_kernel();
-        let path = format!("/proc/self/fd/{}", host.as_raw_fd());
-        let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC;
-        Ok(Mapping::Owned(nix::fcntl::open(path.as_str(), flags, nix::sys::stat::Mode::empty())?))
+        Ok(Mapping::Owned(self.node.backing(open.writes())?))
     }
 
     fn reopen(&self, _: OpenRequest, _: &Credentials) -> Result<Arc<dyn File>> {

@@ -222,10 +222,11 @@ impl TmpNode {
         }
     }
 
-    /// The host file behind a regular file, made now if it has none.
-    pub fn backing(&self) -> Result<OwnedFd> {
+    /// The host file behind a regular file, made now if it has none: for reading and writing, or for reading only.
+    pub fn backing(&self, writable: bool) -> Result<OwnedFd> {
         let mode = self.meta.read().mode;
-        self.content().ok_or(Errno::EACCES)?.lock().host(mode)
+        let mut content = self.content().ok_or(Errno::EACCES)?.lock();
+        if writable { content.host(mode) } else { content.host_read_only(mode) }
     }
 }
 
@@ -277,6 +278,15 @@ impl Node for TmpNode {
             changed: meta.changed,
             born: Some(meta.born),
         })
+    }
+
+    /// By mode and owner alone: the entries may be locked by the caller.
+    fn access(&self, wanted: Permission, who: &Credentials) -> Result<()> {
+        let meta = self.meta.read();
+        let mode = self.kind.mode() | meta.mode;
+        let shown = Attributes { uid: meta.uid, gid: meta.gid, ..crate::vfs::anonymous::attributes(self.inode, mode, BLOCK as u32) };
+        drop(meta);
+        crate::vfs::node::permits(&shown, wanted, who)
     }
 
     fn parent(&self) -> Result<Option<NodeRef>> {
@@ -608,7 +618,8 @@ impl Node for TmpNode {
     }
 
     fn host_file(&self) -> Result<OwnedFd> {
-        self.backing()
+        let mode = self.meta.read().mode;
+        self.content().ok_or(Errno::EACCES)?.lock().host_read_only(mode)
     }
 
     fn as_any(&self) -> &dyn Any {

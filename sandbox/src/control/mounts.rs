@@ -1,0 +1,201 @@
+//! The mounts of config.json, in order.
+
+use std::sync::Arc;
+
+use bulkhead_protocol::call::{Code, Refusal};
+use bulkhead_protocol::messages::CreateRequest;
+use oci_spec::runtime::Spec;
+
+use super::create::attach_tree;
+use super::populate;
+use crate::errno::{Errno, Result};
+use crate::fs::tmpfs::FileSystem;
+use crate::kernel::credentials::Credentials;
+use crate::vfs::mount::{Location, Mount, MountFlags, MountNamespace};
+use crate::vfs::node::{FileType, NodeRef};
+use crate::vfs::walk::{self, Walk, WalkFlags};
+
+/// Options that set or clear a flag of the mount (mount(8)).
+const OPTIONS: [(&str, MountFlags, bool); 14] = [
+    ("ro", MountFlags::READ_ONLY, true),
+    ("rw", MountFlags::READ_ONLY, false),
+    ("nosuid", MountFlags::NO_SUID, true),
+    ("suid", MountFlags::NO_SUID, false),
+    ("nodev", MountFlags::NO_DEVICES, true),
+    ("dev", MountFlags::NO_DEVICES, false),
+    ("noexec", MountFlags::NO_EXECUTE, true),
+    ("exec", MountFlags::NO_EXECUTE, false),
+    ("noatime", MountFlags::NO_ACCESS_TIME, true),
+    ("atime", MountFlags::NO_ACCESS_TIME, false),
+    ("nodiratime", MountFlags::NO_DIRECTORY_ACCESS_TIME, true),
+    ("diratime", MountFlags::NO_DIRECTORY_ACCESS_TIME, false),
+    ("relatime", MountFlags::RELATIVE_ACCESS_TIME, true),
+    ("norelatime", MountFlags::RELATIVE_ACCESS_TIME, false),
+];
+
+/// The flags among a mount's options, and the rest: the file system's own.
+fn split(options: &[String]) -> (MountFlags, Vec<&str>) {
+    let mut flags = MountFlags::empty();
+    let mut own = Vec::new();
+    for option in options {
+        match OPTIONS.iter().find(|(name, _, _)| name == option) {
+            Some((_, flag, set)) => flags.set(*flag, *set),
+            None => own.push(option.as_str()),
+        }
+    }
+    (flags, own)
+}
+
+fn refusal(destination: &str, error: Errno) -> Refusal {
+    Refusal::new(Code::InvalidArgument, format!("mounting to {destination:?} in the container: {error}"))
+}
+
+/// Mounts everything that config.json and the runtime's defaults say.
+pub fn build(id: &str, namespace: &MountNamespace, spec: &Spec, request: &CreateRequest) -> std::result::Result<(), Refusal> {
+    for (index, mount) in request.mounts.iter().enumerate() {
+        let (flags, options) = split(&mount.options);
+        let failed = |error| refusal(&mount.destination, error);
+        let tree = mount.source.as_ref().map(|tree| attach_tree(id, &format!("mount-{index}"), tree.stream)).transpose()?;
+        let kind = if tree.is_some() { "bind" } else { mount.type_.as_str() };
+        let root = match tree {
+            Some(tree) => tree,
+            None => file_system(kind, &mount.destination, &options, spec).map_err(failed)?,
+        };
+        let shown = if kind == "bind" { "none" } else { kind };
+        let mounted = Mount::new(root, flags, shown, if kind == "bind" { "none" } else { kind }, &options.join(","));
+        attach(namespace, &mount.destination, &mounted).map_err(failed)?;
+    }
+    let linux = spec.linux().as_ref();
+    for path in linux.and_then(|linux| linux.readonly_paths().as_ref()).into_iter().flatten() {
+        read_only(namespace, path).map_err(|error| refusal(path, error))?;
+    }
+    for path in linux.and_then(|linux| linux.masked_paths().as_ref()).into_iter().flatten() {
+        mask(namespace, path).map_err(|error| refusal(path, error))?;
+    }
+    Ok(())
+}
+
+/// A fresh file system of a type.
+fn file_system(kind: &str, destination: &str, options: &[&str], spec: &Spec) -> Result<NodeRef> {
+    match kind {
+        "proc" => Ok(crate::fs::proc::root()),
+        "sysfs" => Ok(crate::fs::sys::root()),
+        "devpts" => Ok(crate::fs::devpts::root()),
+        "tmpfs" => {
+            let root = tmpfs(options)?;
+            if destination.trim_end_matches('/') == "/dev" {
+                populate::devices(&root, spec)?;
+            }
+            Ok(root)
+        }
+        "mqueue" | "cgroup" | "cgroup2" => Ok(FileSystem::create(0o755, 0, 0, u64::MAX)),
+        _ => Err(Errno::ENODEV),
+    }
+}
+
+/// A tmpfs with the options of tmpfs(5).
+fn tmpfs(options: &[&str]) -> Result<Arc<crate::fs::tmpfs::TmpNode>> {
+    let (mut mode, mut uid, mut gid, mut size) = (0o1777, 0, 0, u64::MAX);
+    for option in options {
+        let number = |text: &str| text.parse::<u32>().map_err(|_| Errno::EINVAL);
+        match option.split_once('=') {
+            Some(("mode", text)) => mode = u32::from_str_radix(text, 8).map_err(|_| Errno::EINVAL)?,
+            Some(("uid", text)) => uid = number(text)?,
+            Some(("gid", text)) => gid = number(text)?,
+            Some(("size", text)) => size = bytes(text)?,
+            _ => {}
+        }
+    }
+    Ok(FileSystem::create(mode, uid, gid, size))
+}
+
+/// `65536k`, `1g`, `50%` (of the machine's memory).
+fn bytes(text: &str) -> Result<u64> {
+    let end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..end].parse().map_err(|_| Errno::EINVAL)?;
+    let unit = match &text[end..] {
+        "" => 1,
+        "k" | "K" => 1 << 10,
+        "m" | "M" => 1 << 20,
+        "g" | "G" => 1 << 30,
+        "%" => nix::sys::sysinfo::sysinfo()?.ram_total() / 100,
+        _ => return Err(Errno::EINVAL),
+    };
+    number.checked_mul(unit).ok_or(Errno::EINVAL)
+}
+
+/// Finds a place in the container's tree, as its processes would.
+fn find(namespace: &MountNamespace, path: &str) -> Result<Location> {
+    let root = top(namespace);
+    let who = Credentials::kernel();
+    walk::resolve(&Walk { root: &root, start: &root, who: &who, flags: WalkFlags::empty() }, path.as_bytes())
+}
+
+/// The root as processes see it.
+pub fn top(namespace: &MountNamespace) -> Location {
+    namespace.root.root_location()
+}
+
+/// Mounts at a destination, making the mount point where it is not there.
+fn attach(namespace: &MountNamespace, destination: &str, mount: &Arc<Mount>) -> Result<()> {
+    let directory = mount.root.file_type() == FileType::Directory;
+    let place = match find(namespace, destination) {
+        Err(Errno::ENOENT) => make(namespace, destination, directory)?,
+        found => found?,
+    };
+    if (place.node.file_type() == FileType::Directory) != directory {
+        return Err(if directory { Errno::ENOTDIR } else { Errno::EISDIR });
+    }
+    place.mount.attach(&place.path, mount);
+    Ok(())
+}
+
+/// Makes a mount point and the directories above it.
+fn make(namespace: &MountNamespace, destination: &str, directory: bool) -> Result<Location> {
+    let who = Credentials::kernel();
+    let names: Vec<&str> = destination.split('/').filter(|name| !name.is_empty() && *name != ".").collect();
+    let mut path = String::new();
+    for (index, name) in names.iter().enumerate() {
+        let above = if path.is_empty() { top(namespace) } else { find(namespace, &path)? };
+        path.push('/');
+        path.push_str(name);
+        if find(namespace, &path).is_ok() {
+            continue;
+        }
+        if index + 1 == names.len() && !directory {
+            above.node.make_node(name.as_bytes(), libc::S_IFREG | 0o644, 0, &who)?;
+        } else {
+            above.node.make_directory(name.as_bytes(), 0o755, &who)?;
+        }
+    }
+    find(namespace, destination)
+}
+
+/// `readonlyPaths`: the same file, shown again without the right to change it. What is not there needs nothing.
+fn read_only(namespace: &MountNamespace, path: &str) -> Result<()> {
+    let place = match find(namespace, path) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        place => place?,
+    };
+    let flags = *place.mount.flags.read() | MountFlags::READ_ONLY;
+    let again = Mount::new(place.node.clone(), flags, &place.mount.kind, &place.mount.source, &place.mount.options);
+    place.mount.attach(&place.path, &again);
+    Ok(())
+}
+
+/// `maskedPaths`: an empty directory, or /dev/null, in its place.
+fn mask(namespace: &MountNamespace, path: &str) -> Result<()> {
+    let place = match find(namespace, path) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        place => place?,
+    };
+    let tree = FileSystem::create(0o755, 0, 0, 0);
+    let cover: NodeRef = if place.node.file_type() == FileType::Directory {
+        tree
+    } else {
+        tree.add("null", FileType::CharacterDevice, 0o666, libc::makedev(1, 3))?
+    };
+    let mount = Mount::new(cover, MountFlags::READ_ONLY, "tmpfs", "tmpfs", "");
+    place.mount.attach(&place.path, &mount);
+    Ok(())
+}
