@@ -11,6 +11,7 @@ use oci_spec::runtime::Spec;
 use super::{launch, mounts, streams};
 use crate::boot::{CONTAINERS, EXEC_ROOTS};
 use crate::errno::{Errno, Result};
+use crate::fs::devpts::Instance;
 use crate::fs::host::HostNode;
 use crate::kernel::container::{CallCount, Container, UtsNames};
 use crate::kernel::kernel;
@@ -100,7 +101,8 @@ fn build(request: &CreateRequest, spec: &Spec) -> Result<Arc<Container>, Refusal
     let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
     let base = Mount::new(root, MountFlags::empty(), "overlay", "overlay", "");
     let namespace = Arc::new(MountNamespace { root: base.clone(), generation: Default::default() });
-    mounts::build(id, &namespace, spec, request)?;
+    let terminals = Instance::new().map_err(|error| Refusal::new(Code::Internal, format!("devpts of container {id}: {error}")))?;
+    mounts::build(id, &namespace, spec, request, &terminals)?;
     if read_only {
         *base.flags.write() |= MountFlags::READ_ONLY;
     }
@@ -122,7 +124,7 @@ fn build(request: &CreateRequest, spec: &Spec) -> Result<Arc<Container>, Refusal
         counts: counts.into_boxed_slice(),
         strace: request.strace,
         exec_root,
-        terminals: Arc::default(),
+        terminals,
         execs: Mutex::default(),
         sysctls: RwLock::default(),
         root_read_only: read_only,

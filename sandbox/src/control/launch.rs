@@ -188,6 +188,7 @@ fn make(
         ..SpawnRequest::default()
     };
     let (pid, gate) = spawner().spawn(&request).map_err(|error| Refusal::new(Code::Internal, format!("starting a process: {error}")))?;
+    let console = stdio.terminal.then(|| descriptors.get(crate::vfs::descriptor::Descriptor(0)).ok()).flatten();
     let snapshot = Snapshot {
         flags: 0,
         parent: crate::kernel::task::Pid(1),
@@ -207,6 +208,9 @@ fn make(
         let _ = process::kill(pid.0, libc::SIGKILL);
         Refusal::new(Code::Internal, format!("starting a process: {error}"))
     })?;
+    if let Some(slave) = console.as_ref().and_then(|open| open.file.as_any().downcast_ref::<crate::fs::tty::Slave>()) {
+        slave.adopt(&process);
+    }
     Ok((process, gate))
 }
 

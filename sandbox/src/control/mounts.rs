@@ -9,6 +9,7 @@ use oci_spec::runtime::Spec;
 use super::create::attach_tree;
 use super::populate;
 use crate::errno::{Errno, Result};
+use crate::fs::devpts::Instance;
 use crate::fs::tmpfs::FileSystem;
 use crate::kernel::credentials::Credentials;
 use crate::vfs::mount::{Location, Mount, MountFlags, MountNamespace};
@@ -51,7 +52,13 @@ fn refusal(destination: &str, error: Errno) -> Refusal {
 }
 
 /// Mounts everything that config.json and the runtime's defaults say.
-pub fn build(id: &str, namespace: &MountNamespace, spec: &Spec, request: &CreateRequest) -> std::result::Result<(), Refusal> {
+pub fn build(
+    id: &str,
+    namespace: &MountNamespace,
+    spec: &Spec,
+    request: &CreateRequest,
+    terminals: &Instance,
+) -> std::result::Result<(), Refusal> {
     for (index, mount) in request.mounts.iter().enumerate() {
         let (flags, options) = split(&mount.options);
         let failed = |error| refusal(&mount.destination, error);
@@ -59,7 +66,7 @@ pub fn build(id: &str, namespace: &MountNamespace, spec: &Spec, request: &Create
         let kind = if tree.is_some() { "bind" } else { mount.type_.as_str() };
         let root = match tree {
             Some(tree) => tree,
-            None => file_system(kind, &mount.destination, &options, spec).map_err(failed)?,
+            None => file_system(kind, &mount.destination, &options, spec, terminals).map_err(failed)?,
         };
         let shown = if kind == "bind" { "none" } else { kind };
         let mounted = Mount::new(root, flags, shown, if kind == "bind" { "none" } else { kind }, &options.join(","));
@@ -76,11 +83,11 @@ pub fn build(id: &str, namespace: &MountNamespace, spec: &Spec, request: &Create
 }
 
 /// A fresh file system of a type.
-fn file_system(kind: &str, destination: &str, options: &[&str], spec: &Spec) -> Result<NodeRef> {
+fn file_system(kind: &str, destination: &str, options: &[&str], spec: &Spec, terminals: &Instance) -> Result<NodeRef> {
     match kind {
         "proc" => Ok(crate::fs::proc::root()),
         "sysfs" => Ok(crate::fs::sys::root()),
-        "devpts" => Ok(crate::fs::devpts::root()),
+        "devpts" => Ok(terminals.root()),
         "tmpfs" => {
             let root = tmpfs(options)?;
             if destination.trim_end_matches('/') == "/dev" {

@@ -26,6 +26,9 @@ pub fn devices(root: &Arc<TmpNode>, spec: &Spec) -> Result<()> {
     for (name, target) in LINKS {
         root.add_link(name, target)?;
     }
+    if spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false) {
+        root.add("console", FileType::CharacterDevice, 0o620, libc::makedev(5, 1))?;
+    }
     let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_ref());
     for device in devices.into_iter().flatten() {
         let Ok(name) = device.path().strip_prefix("/dev") else { continue };

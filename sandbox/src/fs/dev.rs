@@ -39,6 +39,7 @@ pub fn open(rdev: u64, kind: FileType) -> Result<Arc<dyn File>> {
             let found = MEMORY.iter().find(|(number, _)| *number == minor);
             found.map(|(_, device)| Arc::new(*device) as Arc<dyn File>).ok_or(Errno::ENXIO)
         }
+        5 | 136..=143 => super::tty::open(major, minor),
         _ => Err(Errno::ENXIO),
     }
 }

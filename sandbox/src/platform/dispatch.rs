@@ -140,8 +140,14 @@ impl Dispatcher {
             Ok(Outcome::Continue) => self.answer(&call, Answer::LetGo),
             Ok(Outcome::Gone) => {}
             Err(error) => self.answer(&call, Answer::Result(Err(error))),
-            Ok(Outcome::Park(future)) => {
+            Ok(Outcome::Park(mut future)) => {
                 let thread = call.thread.clone();
+                let caller = thread.clone();
+                // Whichever thread of this process runs it: the call is still its caller's.
+                let future: park::Parked = Box::pin(std::future::poll_fn(move |context| {
+                    crate::kernel::task::set_current(Some(caller.clone()));
+                    future.as_mut().poll(context)
+                }));
                 let finish = Box::new(move |result| {
                     let parked = call.thread.parked.lock().take();
                     drop(parked);

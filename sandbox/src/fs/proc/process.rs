@@ -205,6 +205,10 @@ fn stat(process: &Arc<Process>, tid: Pid) -> Result<Vec<u8>> {
             *field = if outer <= 0 { outer.to_string() } else { fork::inner_number(&process.container, Pid(outer)).to_string() };
         }
     }
+    if let (Some(terminal), true) = (crate::fs::tty::controlling(process), fields.len() > 5) {
+        fields[4] = libc::makedev(136 + terminal.number / 256, terminal.number % 256).to_string();
+        fields[5] = fork::inner_number(&process.container, terminal.foreground()).to_string();
+    }
     Ok(format!("{} ({}) {}\n", thread.inner, String::from_utf8_lossy(&name[..end]), fields.join(" ")).into_bytes())
 }
 
