@@ -210,6 +210,7 @@ pub fn complete(process: &Arc<Process>, done: PendingExec) -> Result<()> {
         descriptors: crate::sync::RwLock::new(own),
         name: crate::sync::Mutex::new(done.name),
         parked: crate::sync::Mutex::new(None),
+        wait_mask: crate::sync::Mutex::new(None),
         forks: crate::sync::Mutex::new(Vec::new()),
         keep_capabilities: std::sync::atomic::AtomicBool::new(false),
     });

@@ -270,6 +270,7 @@ fn new_thread(tid: Pid, inner: i32, process: &Arc<Process>, snapshot: &Snapshot)
         descriptors: RwLock::new(snapshot.descriptors.clone()),
         name: Mutex::new(snapshot.name),
         parked: Mutex::new(None),
+        wait_mask: Mutex::new(None),
         forks: Mutex::new(Vec::new()),
         keep_capabilities: AtomicBool::new(false),
     })

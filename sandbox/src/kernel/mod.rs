@@ -18,6 +18,7 @@ pub mod itimer;
 pub mod limits;
 pub mod park;
 pub mod reactor;
+pub mod sigmask;
 pub mod signal;
 pub mod task;
 pub mod timer;

@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use super::container::Container;
 use super::credentials::{Capability, Credentials};
-use super::kernel;
 use super::task::{Pid, Process, Thread};
 use super::timer::{Moment, Timer};
 use super::wait::{Observer, Ready};
+use super::{kernel, sigmask};
 use crate::errno::{Errno, Result};
 use crate::platform::process::{self, Status};
 use crate::sync::Mutex;
@@ -132,6 +132,14 @@ pub fn attend(process: &Arc<Process>) {
     let leader_blocks = if threads.len() > 1 { Status::read(process.pid).map_or(0, |status| status.blocked) } else { 0 };
     for (thread, call) in parked {
         let Ok(status) = Status::read(thread.tid) else { continue };
+        let mask = *thread.wait_mask.lock();
+        if let Some(mask) = mask.filter(|mask| sigmask::wants(&status, *mask)) {
+            // Once is enough: whoever looks next finds no mask.
+            if thread.wait_mask.lock().take().is_some() {
+                sigmask::deliver(thread, mask);
+            }
+            continue;
+        }
         let own = status.pending & !status.blocked;
         let shared = status.shared_pending & !status.blocked;
         if own != 0 || (shared != 0 && (thread.tid == process.pid || threads.len() == 1)) {

@@ -123,6 +123,8 @@ pub struct Thread {
     pub name: Mutex<[u8; 16]>,
     /// The call it waits in.
     pub parked: Mutex<Option<Arc<ParkedCall>>>,
+    /// The signal mask that its parked call waits with, where that is not the thread's own.
+    pub wait_mask: Mutex<Option<u64>>,
     /// Forks that have been allowed and whose child has not shown itself yet.
     pub forks: Mutex<Vec<crate::kernel::fork::Snapshot>>,
     /// `PR_SET_KEEPCAPS`.

@@ -151,12 +151,19 @@ impl Dispatcher {
                 let finish = Box::new(move |result| {
                     let parked = call.thread.parked.lock().take();
                     drop(parked);
+                    *call.thread.wait_mask.lock() = None;
                     dispatcher().conclude(call, result);
                 });
                 let parked = ParkedCall::new(future, finish);
                 // Known to the thread before it runs, so that whoever looks for a call to interrupt finds it.
                 *thread.parked.lock() = Some(parked.clone());
                 parked.start();
+                if thread.wait_mask.lock().is_some() {
+                    // A signal that only this wait lets through may be pending already.
+                    if let Some(process) = thread.process() {
+                        crate::kernel::signal::attend(&process);
+                    }
+                }
             }
         }
     }

@@ -85,11 +85,15 @@ impl ExecRoot {
 
     /// Shows `file` at `literal`, the bytes that the workload passes to execve(2), until the result is dropped and the room is needed.
     pub fn show(self: &Arc<Self>, literal: &[u8], file: BorrowedFd<'_>) -> Result<InFlight> {
+        // The exec roots are this kernel's own, whoever's exec it is.
+        crate::fs::host::identity::assume_kernel();
         let metadata = std::fs::metadata(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        // A linked file is the file itself; linking it changes its times.
+        let linked = metadata.dev() == self.device;
         let source = Identity {
             device: metadata.dev(),
             inode: metadata.ino(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            changed: if linked { (0, 0) } else { (metadata.ctime(), metadata.ctime_nsec()) },
             mode: metadata.mode(),
         };
         let path = self.native_path(literal)?;

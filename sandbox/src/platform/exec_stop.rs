@@ -24,11 +24,11 @@ const STACK: u64 = 6 << 20;
 /// Lets the host execute the call under supervision and answers it.
 pub fn supervise(call: &Call) -> Result<Outcome> {
     let tid = call.thread.tid;
-    request(libc::PTRACE_SEIZE, tid, 0, (libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_EXITKILL) as u64)?;
+    process::trace(libc::PTRACE_SEIZE, tid, 0, (libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_EXITKILL) as u64)?;
     dispatcher().listener().let_go(call.id);
-    let _ = request(libc::PTRACE_INTERRUPT, tid, 0, 0);
+    let _ = process::trace(libc::PTRACE_INTERRUPT, tid, 0, 0);
     loop {
-        let Ok(status) = wait(tid) else { return Ok(Outcome::Gone) };
+        let Ok(status) = process::wait_traced(tid) else { return Ok(Outcome::Gone) };
         if !libc::WIFSTOPPED(status) {
             return Ok(Outcome::Gone);
         }
@@ -39,12 +39,12 @@ pub fn supervise(call: &Call) -> Result<Outcome> {
             }
             event if event == libc::PTRACE_EVENT_STOP => {
                 // An interrupt is taken on the way out of the call: the exec has failed.
-                let _ = request(libc::PTRACE_DETACH, tid, 0, 0);
+                let _ = process::trace(libc::PTRACE_DETACH, tid, 0, 0);
                 return Ok(Outcome::Gone);
             }
             _ => {
                 let signal = libc::WSTOPSIG(status);
-                let _ = request(libc::PTRACE_CONT, tid, 0, signal as u64);
+                let _ = process::trace(libc::PTRACE_CONT, tid, 0, signal as u64);
             }
         }
     }
@@ -60,14 +60,14 @@ fn executed(call: &Call) -> Outcome {
     if !right {
         let _ = process::kill(pid.0, libc::SIGKILL);
     }
-    let _ = request(libc::PTRACE_DETACH, pid, 0, 0);
+    let _ = process::trace(libc::PTRACE_DETACH, pid, 0, 0);
     Outcome::Gone
 }
 
 /// Rewrites the auxiliary vector of a program that has just been loaded.
 fn secure(pid: Pid, credentials: &Arc<Credentials>) -> Result<()> {
     // From the stack pointer up: argc, arguments, NULL, environment, NULL, then pairs of type and value until AT_NULL.
-    let mut at = Address(stack_pointer(pid)?);
+    let mut at = Address(process::stack_pointer(pid)?);
     let end = at.add(STACK)?;
     let memory = Memory::of(pid);
     let arguments: u64 = memory.read_value(at)?;
@@ -96,29 +96,4 @@ fn secure(pid: Pid, credentials: &Arc<Credentials>) -> Result<()> {
         at = at.add(16)?;
     }
     Err(Errno::EFAULT)
-}
-
-fn stack_pointer(pid: Pid) -> Result<u64> {
-    // SAFETY: all zeroes is a valid register set.
-    let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
-    // SAFETY: the host fills `registers`, whose type is the one that PTRACE_GETREGS writes.
-    if unsafe { libc::ptrace(libc::PTRACE_GETREGS, pid.0, 0, &mut registers) } < 0 { Err(Errno::last()) } else { Ok(registers.rsp) }
-}
-
-fn request(what: libc::c_uint, pid: Pid, address: u64, data: u64) -> Result<()> {
-    // SAFETY: none of the requests made here reads or writes memory of this process.
-    if unsafe { libc::ptrace(what, pid.0, address, data) } < 0 { Err(Errno::last()) } else { Ok(()) }
-}
-
-fn wait(pid: Pid) -> Result<i32> {
-    let mut status = 0;
-    loop {
-        // SAFETY: `status` lives through the call.
-        let waited = unsafe { libc::waitpid(pid.0, &mut status, libc::__WALL) };
-        match waited {
-            pid if pid >= 0 => return Ok(status),
-            _ if Errno::last() == Errno::EINTR => {}
-            _ => return Err(Errno::last()),
-        }
-    }
 }

@@ -194,6 +194,51 @@ pub fn reap(process: Pid) -> Result<i32> {
     }
 }
 
+/// ptrace(2), for requests that pass no memory of ours.
+pub fn trace(request: libc::c_uint, thread: Pid, address: u64, data: u64) -> Result<()> {
+    // SAFETY: none of the requests made through here (seize, interrupt, continue, step, detach) reads or writes memory of this process.
+    if unsafe { libc::ptrace(request, thread.0, address, data) } < 0 { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// ptrace(2), for requests that read a value of ours.
+pub fn trace_with(request: libc::c_uint, thread: Pid, address: u64, value: &u64) -> Result<()> {
+    // SAFETY: the host reads the eight bytes of `value`, which lives through the call.
+    if unsafe { libc::ptrace(request, thread.0, address, std::ptr::from_ref(value)) } < 0 { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// Waits for a traced thread's next stop, or its end; gives the wait status.
+pub fn wait_traced(thread: Pid) -> Result<i32> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` lives through the call.
+        let waited = unsafe { libc::waitpid(thread.0, &mut status, libc::__WALL) };
+        match waited {
+            pid if pid >= 0 => return Ok(status),
+            _ if Errno::last() == Errno::EINTR => {}
+            _ => return Err(Errno::last()),
+        }
+    }
+}
+
+/// The same without waiting.
+pub fn try_wait_traced(thread: Pid) -> Result<Option<i32>> {
+    let mut status = 0;
+    // SAFETY: `status` lives through the call.
+    match unsafe { libc::waitpid(thread.0, &mut status, libc::__WALL | libc::WNOHANG) } {
+        0 => Ok(None),
+        pid if pid > 0 => Ok(Some(status)),
+        _ => Err(Errno::last()),
+    }
+}
+
+/// A stopped thread's stack pointer.
+pub fn stack_pointer(thread: Pid) -> Result<u64> {
+    // SAFETY: all zeroes is a valid register set.
+    let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+    // SAFETY: the host fills `registers`, whose type is the one that PTRACE_GETREGS writes.
+    if unsafe { libc::ptrace(libc::PTRACE_GETREGS, thread.0, 0, &mut registers) } < 0 { Err(Errno::last()) } else { Ok(registers.rsp) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,7 @@ use crate::platform::memory::Address;
 use crate::vfs::file::{OpenFile, PathOnly};
 use crate::vfs::mount::{Location, MountFlags};
 use crate::vfs::node::{FileType, LinkTarget, OpenRequest, Permission};
+use crate::vfs::object::ObjectNode;
 use crate::vfs::walk::{self, LastName, Walk, WalkFlags};
 
 use Argument::{Directory, Hex, Number, Octal, Path, Pointer};
@@ -177,6 +178,11 @@ pub fn writable_mount(location: &Location) -> Result<()> {
 fn existing(call: &Call, location: Location, flags: i32, creating: bool) -> Result<Located> {
     let request = OpenRequest { flags };
     let who = call.credentials();
+    if location.node.as_any().is::<ObjectNode>() {
+        // /proc/self/fd/N of a pipe: that very pipe.
+        let file = location.node.clone().open(&location, request, &who)?;
+        return Ok(Located::Open(location, file));
+    }
     match location.node.file_type() {
         FileType::Symlink => return Err(Errno::ELOOP),
         FileType::Directory if request.writes() || creating || flags & libc::O_TRUNC != 0 => return Err(Errno::EISDIR),

@@ -18,14 +18,14 @@ use Argument::{Descriptor, Hex, Number, Pointer};
 /// This family.
 pub const TABLE: &[Entry] = &[
     Entry::new(libc::SYS_poll, "poll", |call| poll(call, milliseconds(call.int(2))), &[Pointer, Number, Number]),
-    Entry::new(libc::SYS_ppoll, "ppoll", |call| poll(call, timeout(call, 2)?), &[Pointer, Number, Pointer, Pointer, Number]),
-    Entry::new(libc::SYS_select, "select", select, &[Number, Pointer, Pointer, Pointer, Pointer]),
     Entry::new(
-        libc::SYS_pselect6,
-        "pselect6",
-        |call| select_sets(call, timeout(call, 4)?),
-        &[Number, Pointer, Pointer, Pointer, Pointer, Pointer],
+        libc::SYS_ppoll,
+        "ppoll",
+        |call| masked(call, mask(call, 3, 4)?, |call| poll(call, timeout(call, 2)?)),
+        &[Pointer, Number, Pointer, Pointer, Number],
     ),
+    Entry::new(libc::SYS_select, "select", select, &[Number, Pointer, Pointer, Pointer, Pointer]),
+    Entry::new(libc::SYS_pselect6, "pselect6", pselect, &[Number, Pointer, Pointer, Pointer, Pointer, Pointer]),
     Entry::new(libc::SYS_epoll_create, "epoll_create", epoll_create, &[Number]),
     Entry::new(libc::SYS_epoll_create1, "epoll_create1", |call| make_epoll(call, call.int(0)), &[Hex]),
     Entry::new(libc::SYS_epoll_ctl, "epoll_ctl", epoll_ctl, &[Descriptor, Number, Descriptor, Pointer]),
@@ -38,13 +38,13 @@ pub const TABLE: &[Entry] = &[
     Entry::new(
         libc::SYS_epoll_pwait,
         "epoll_pwait",
-        |call| epoll_wait(call, milliseconds(call.int(3))),
+        |call| masked(call, mask(call, 4, 5)?, |call| epoll_wait(call, milliseconds(call.int(3)))),
         &[Descriptor, Pointer, Number, Number, Pointer],
     ),
     Entry::new(
         libc::SYS_epoll_pwait2,
         "epoll_pwait2",
-        |call| epoll_wait(call, timeout(call, 3)?),
+        |call| masked(call, mask(call, 4, 5)?, |call| epoll_wait(call, timeout(call, 3)?)),
         &[Descriptor, Pointer, Number, Pointer, Pointer],
     ),
 ];
@@ -63,6 +63,42 @@ fn timeout(call: &Call, index: usize) -> Result<Wait> {
     let seconds = u64::try_from(seconds).map_err(|_| Errno::EINVAL)?;
     let nanoseconds = u32::try_from(nanoseconds).ok().filter(|value| *value < 1_000_000_000).ok_or(Errno::EINVAL)?;
     Ok(Some(Duration::new(seconds, nanoseconds)))
+}
+
+/// An optional signal mask and its size.
+fn mask(call: &Call, pointer: usize, size: usize) -> Result<Option<u64>> {
+    read_mask(call, call.address(pointer), call.raw(size))
+}
+
+fn read_mask(call: &Call, at: Address, size: u64) -> Result<Option<u64>> {
+    /// `SIGKILL` and `SIGSTOP` can not be blocked.
+    const NEVER: u64 = 1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1);
+    let Some(at) = at.optional() else { return Ok(None) };
+    if size != 8 {
+        return Err(Errno::EINVAL);
+    }
+    Ok(Some(call.memory().read_value::<u64>(at)? & !NEVER))
+}
+
+/// A wait with a signal mask of its own (see [`crate::kernel::sigmask`]).
+fn masked(call: &Call, mask: Option<u64>, wait: impl FnOnce(&Call) -> Result<Outcome>) -> Result<Outcome> {
+    let outcome = wait(call)?;
+    if matches!(outcome, Outcome::Park(_)) {
+        *call.thread.wait_mask.lock() = mask;
+    }
+    Ok(outcome)
+}
+
+/// The sixth argument points to a pair: the mask's address and its size.
+fn pselect(call: &Call) -> Result<Outcome> {
+    let mask = match call.address(5).optional() {
+        None => None,
+        Some(at) => {
+            let [pointer, size]: [u64; 2] = call.memory().read_value(at)?;
+            read_mask(call, Address(pointer), size)?
+        }
+    };
+    masked(call, mask, |call| select_sets(call, timeout(call, 4)?))
 }
 
 fn deadline(wait: Wait) -> Deadline {

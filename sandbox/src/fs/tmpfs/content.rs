@@ -1,9 +1,11 @@
 //! The bytes of a regular file in memory.
 //!
 //! Small ones are a vector in this process's heap, which costs no descriptor. A file that is mapped, executed, or grows past [`SMALL`] moves to an
-//! unnamed host file on the exec roots' tmpfs: then mapping it is native, and executing it is a link.
+//! host file of its own on the exec roots' tmpfs: then mapping it is native, and executing it is a link.
 
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -13,8 +15,8 @@ use crate::fs::host::identity;
 
 /// Up to here contents stay in the heap, bytes.
 const SMALL: u64 = 16 << 10;
-/// The directory on whose file system host files are made.
-const BACKING: &str = "/exec";
+/// The directory in which host files are made: on the exec roots' tmpfs, and in no exec root.
+const BACKING: &str = "/exec/.files";
 
 /// A file's bytes.
 pub enum Content {
@@ -29,6 +31,35 @@ pub enum Content {
 pub struct Backing {
     fd: OwnedFd,
     writable: bool,
+    /// Where it stands: a file that had lost its last name could not be linked into an exec root again. `None` for a memfd.
+    name: Option<PathBuf>,
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            identity::assume_kernel();
+            let _ = std::fs::remove_file(name);
+        }
+    }
+}
+
+/// A fresh host file.
+fn create_file(mode: u32) -> Result<(OwnedFd, Option<PathBuf>)> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let name = Path::new(BACKING).join(NEXT.fetch_add(1, Ordering::Relaxed).to_string());
+    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    match nix::fcntl::open(&name, flags, Mode::from_bits_truncate(native_mode(mode))) {
+        Ok(fd) => Ok((fd, Some(name))),
+        Err(nix::errno::Errno::ENOENT) => {
+            if std::fs::create_dir(BACKING).is_ok() {
+                return create_file(mode);
+            }
+            // Outside of a sandbox (unit tests) there are no exec roots.
+            Ok((nix::sys::memfd::memfd_create(c"tmpfs", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?, None))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Backing {
@@ -69,17 +100,12 @@ impl Content {
     pub fn host(&mut self, mode: u32) -> Result<OwnedFd> {
         if let Content::Heap(bytes) = self {
             identity::assume_kernel();
-            let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
-            let fd = match nix::fcntl::open(BACKING, flags, Mode::from_bits_truncate(native_mode(mode))) {
-                Ok(fd) => fd,
-                // Outside of a sandbox (unit tests) there are no exec roots.
-                Err(_) => nix::sys::memfd::memfd_create(c"tmpfs", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?,
-            };
+            let (fd, name) = create_file(mode)?;
             let mut at = 0;
             while at < bytes.len() {
                 at += nix::sys::uio::pwrite(&fd, &bytes[at..], at as i64)?;
             }
-            *self = Content::Host(Backing { fd, writable: true });
+            *self = Content::Host(Backing { fd, writable: true, name });
         }
         match self {
             Content::Host(backing) => Ok(backing.writable()?.try_clone()?),
