@@ -72,23 +72,24 @@ pub fn set_mount_attributes(tree: &OwnedFd, set: u64, clear: u64, private: bool,
     .map(drop)
 }
 
-/// `close_range(2)` from `first` on; `keep_until_exec` only marks them close-on-exec.
+/// Marks every descriptor from `first` on close-on-exec: what we inherited is nobody's whom we start.
 ///
 /// # Errors
-/// The host's.
-pub fn close_from(first: RawFd, keep_until_exec: bool) -> io::Result<()> {
-    let flags = if keep_until_exec { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
-    // SAFETY: with the flag nothing is closed. Without it this is called in a fresh child, which uses no descriptor from
-    // `first` on afterwards and ends with `_exit`, so that no owner closes twice. Unsafe, because any descriptor may be meant.
-    checked(unsafe { libc::syscall(libc::SYS_close_range, first, RawFd::MAX, flags) }).map(drop)
+/// `close_range(2)`'s.
+pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+    // SAFETY: with the flag nothing is closed. Unsafe, because libc offers no wrapper.
+    checked(unsafe { libc::syscall(libc::SYS_close_range, first, RawFd::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
 }
 
-/// `fork(2)` for a child that stays in this program and never returns.
+/// `fork(2)` for a child that stays in this program and never returns: it runs `first`, lets go of every descriptor but
+/// `keep` (the standard ones lead to `/dev/null`), and runs `then` with it, whose result is its exit status.
 ///
 /// # Errors
 /// The host's. Refused in a process with threads, whose locks the child would find taken for ever.
-pub fn fork_into(child: impl FnOnce() -> i32) -> io::Result<i32> {
-    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+pub fn fork_into(keep: OwnedFd, first: impl FnOnce() -> io::Result<()>, then: impl FnOnce(OwnedFd) -> i32) -> io::Result<i32> {
+    // A thread that has been joined may be listed a moment longer.
+    let alone = || std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1);
+    if !(0..500).any(|_| alone() || (std::thread::sleep(std::time::Duration::from_millis(1)), false).1) {
         return Err(io::Error::other("fork in a process with threads"));
     }
     // SAFETY: this process has one thread, so the child may do all that it could; it ends with `_exit`, without running
@@ -96,10 +97,32 @@ pub fn fork_into(child: impl FnOnce() -> i32) -> io::Result<i32> {
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Parent { child } => Ok(child.as_raw()),
         nix::unistd::ForkResult::Child => {
-            let status = child();
+            let status = first().and_then(|()| keep_only(keep)).map_or(1, then);
             // SAFETY: ends the process; nothing of the parent's is flushed or dropped here.
             unsafe { libc::_exit(status) }
         }
+    }
+}
+
+/// The fresh child's descriptors: `/dev/null` three times, and `keep`.
+fn keep_only(keep: OwnedFd) -> io::Result<OwnedFd> {
+    const KEPT: RawFd = 3;
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    // Both are closed below, by number: their owners must not close what has their numbers then.
+    let (keep, null) = (std::mem::ManuallyDrop::new(keep), std::mem::ManuallyDrop::new(null));
+    // SAFETY: numbers 0 to 2 have no owner in Rust. Number 3 may have one, as may those that are closed: all of them are
+    // the parent's, copied by fork, and their owners are never used or dropped here, because the child ends with `_exit`
+    // and runs nothing but `then`, which was given none of them. Unsafe, because dup2 and close_range take bare numbers.
+    unsafe {
+        // `keep` first goes where dup2 onto 0 to 3 does not hit it, and neither does the null device.
+        let keep = checked(libc::fcntl(keep.as_raw_fd(), libc::F_DUPFD, KEPT + 1).into())? as RawFd;
+        let null = checked(libc::fcntl(null.as_raw_fd(), libc::F_DUPFD, KEPT + 1).into())? as RawFd;
+        for number in 0..KEPT {
+            checked(libc::dup2(null, number).into())?;
+        }
+        checked(libc::dup3(keep, KEPT, libc::O_CLOEXEC).into())?;
+        checked(libc::syscall(libc::SYS_close_range, KEPT + 1, RawFd::MAX, 0))?;
+        Ok(OwnedFd::from_raw_fd(KEPT))
     }
 }
 
@@ -110,6 +133,25 @@ pub fn fork_into(child: impl FnOnce() -> i32) -> io::Result<i32> {
 pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fcntl(2) with F_DUPFD_CLOEXEC takes any number, and fails for one that is not open.
     descriptor(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) }.into())
+}
+
+/// Takes a descriptor that has just come in a message.
+///
+/// # Errors
+/// `EBADF` when nothing is open under the number.
+pub fn received(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl(2) with F_GETFD takes any number, and fails for one that is not open.
+    checked(unsafe { libc::fcntl(number, libc::F_GETFD) }.into())?;
+    // SAFETY: recvmsg(2) has installed it for the caller, who asks once. Unsafe, because nix hands descriptors over as
+    // numbers.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Standard input, borrowed for good.
+pub fn standard_input() -> BorrowedFd<'static> {
+    // SAFETY: number 0 is never closed by this process. Unsafe, because `io::stdin()` lends its descriptor only for as
+    // long as a handle lives.
+    unsafe { BorrowedFd::borrow_raw(0) }
 }
 
 /// Brings the loopback interface of the calling thread's network namespace up.

@@ -1,1 +1,209 @@
-//! Tests.
+//! The harness of the tests that cross crates: bundles, runtimes, and what a run leaves behind.
+//!
+//! Tests run real programs in a Debian root file system (`hack/rootfs`, or `BULKHEAD_ROOTFS`) under runc and under a wall of Bulkhead, and compare. They need
+//! root; without it, or without the root file system, [`Lab::open`] says why and gives none, and the test ends.
+#![warn(missing_docs, clippy::undocumented_unsafe_blocks)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+/// A runtime under test.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Runtime {
+    /// The reference.
+    Runc,
+    /// Bulkhead's user-space kernel.
+    Sandbox,
+}
+
+/// What a program printed, and how it ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ran {
+    /// Standard output and standard error, in the order they were written.
+    pub output: String,
+    /// The exit code.
+    pub code: i32,
+}
+
+/// A place for one test's containers: a temporary directory, a network namespace, a state directory for each runtime.
+pub struct Lab {
+    directory: tempfile::TempDir,
+    rootfs: PathBuf,
+    bulkhead: PathBuf,
+    network: String,
+}
+
+/// Capabilities as container engines give them by default.
+const CAPABILITIES: [&str; 14] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
+];
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    let status = Command::new(program).args(arguments).stdin(Stdio::null()).status()?;
+    anyhow::ensure!(status.success(), "{program} {arguments:?}: {status}");
+    Ok(())
+}
+
+impl Lab {
+    /// Prepares a lab, or says why there can be none.
+    pub fn open() -> Option<Lab> {
+        let rootfs = std::env::var_os("BULKHEAD_ROOTFS").map_or_else(|| repository().join("target/rootfs"), PathBuf::from);
+        let executable = std::env::current_exe().ok()?;
+        let bulkhead =
+            std::env::var_os("BULKHEAD").map_or_else(|| executable.parent().unwrap().parent().unwrap().join("bulkhead"), PathBuf::from);
+        let missing = [
+            (!nix::unistd::geteuid().is_root(), "root"),
+            (!rootfs.join("bin/bash").exists(), "the root file system (hack/rootfs)"),
+            (!bulkhead.exists(), "the bulkhead binary (cargo build)"),
+        ];
+        if let Some((_, what)) = missing.iter().find(|(absent, _)| *absent) {
+            println!("not run: it needs {what}");
+            return None;
+        }
+        let directory = tempfile::Builder::new().prefix("bulkhead-test-").tempdir().expect("a temporary directory");
+        let network = directory.path().file_name()?.to_string_lossy().into_owned();
+        run("ip", &["netns", "add", &network]).expect("a network namespace");
+        run("ip", &["-n", &network, "link", "set", "lo", "up"]).expect("a loopback interface");
+        Some(Lab { directory, rootfs, bulkhead, network })
+    }
+
+    /// The temporary directory.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The `bulkhead` binary.
+    pub fn bulkhead(&self) -> &Path {
+        &self.bulkhead
+    }
+
+    /// A configuration that runs `arguments` as root, as container engines write it.
+    pub fn configuration(&self, id: &str, rootfs: &Path, arguments: &[&str]) -> Value {
+        let programs = repository().join("tests/programs").canonicalize().expect("tests/programs");
+        json!({
+            "ociVersion": "1.0.2",
+            "hostname": "box",
+            "process": {
+                "user": { "uid": 0, "gid": 0 },
+                "args": arguments,
+                "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "TERM=xterm"],
+                "cwd": "/",
+                "noNewPrivileges": false,
+                "capabilities": { "bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES },
+                "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": 1024, "hard": 1024 }]
+            },
+            "root": { "path": rootfs, "readonly": false },
+            "mounts": [
+                { "destination": "/proc", "type": "proc", "source": "proc" },
+                { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"] },
+                { "destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"] },
+                { "destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"] },
+                { "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"] },
+                { "destination": "/programs", "type": "bind", "source": programs, "options": ["rbind", "ro"] }
+            ],
+            "linux": {
+                "cgroupsPath": format!("/bulkhead-test/{id}"),
+                "namespaces": [
+                    { "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" },
+                    { "type": "network", "path": format!("/run/netns/{}", self.network) }
+                ],
+                "maskedPaths": ["/proc/kcore", "/sys/firmware"],
+                "readonlyPaths": ["/proc/sys"]
+            }
+        })
+    }
+
+    /// Makes a bundle of a configuration; gives its directory.
+    pub fn bundle(&self, id: &str, configuration: &Value) -> PathBuf {
+        let bundle = self.path().join(id);
+        std::fs::create_dir_all(&bundle).expect("a bundle");
+        std::fs::write(bundle.join("config.json"), serde_json::to_vec_pretty(configuration).expect("json")).expect("config.json");
+        bundle
+    }
+
+    /// The root file system as it is; only for runs that put an overlay over it.
+    pub fn rootfs(&self) -> PathBuf {
+        self.rootfs.canonicalize().expect("the root file system")
+    }
+
+    /// A command of a runtime, with its own state directory.
+    pub fn command(&self, runtime: Runtime) -> Command {
+        let mut command = Command::new("timeout");
+        command.args(["-k", "5", "300"]);
+        match runtime {
+            Runtime::Runc => command.arg("runc").arg("--root").arg(self.path().join("runc-state")),
+            Runtime::Sandbox => command.arg(&self.bulkhead).arg("--root").arg(self.path().join("state")).args(["--overlay", "memory"]),
+        };
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a program in a fresh view of the root file system.
+    pub fn run(&self, runtime: Runtime, id: &str, arguments: &[&str]) -> Ran {
+        let id = format!("{id}-{}", if runtime == Runtime::Runc { "runc" } else { "sandbox" });
+        let rootfs = match runtime {
+            Runtime::Runc => self.overlay(&id),
+            Runtime::Sandbox => self.rootfs(),
+        };
+        let bundle = self.bundle(&id, &self.configuration(&id, &rootfs, arguments));
+        // One pipe for both streams keeps their order.
+        let mut command = self.command(runtime);
+        command.arg("run").arg("--bundle").arg(&bundle).arg(&id);
+        let joined = format!("exec {} 2>&1", shell(&command));
+        let output = Command::new("sh").arg("-c").arg(joined).stdin(Stdio::null()).output().expect("sh");
+        if runtime == Runtime::Runc {
+            let _ = run("umount", &[&rootfs.to_string_lossy()]);
+        }
+        ran(&output)
+    }
+
+    /// The root file system under an overlay of the host's, for runc.
+    fn overlay(&self, id: &str) -> PathBuf {
+        let place = |name: &str| {
+            let path = self.path().join(format!("{id}.{name}"));
+            std::fs::create_dir_all(&path).expect("an overlay directory");
+            path
+        };
+        let (upper, work, merged) = (place("upper"), place("work"), place("merged"));
+        let options = format!("lowerdir={},upperdir={},workdir={}", self.rootfs().display(), upper.display(), work.display());
+        run("mount", &["-t", "overlay", "overlay", "-o", &options, &merged.to_string_lossy()]).expect("an overlay mount");
+        merged
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = run("ip", &["netns", "del", &self.network]);
+    }
+}
+
+/// A command as a shell would be given it.
+fn shell(command: &Command) -> String {
+    let quote = |text: &std::ffi::OsStr| format!("'{}'", text.to_string_lossy().replace('\'', "'\\''"));
+    std::iter::once(command.get_program()).chain(command.get_args()).map(quote).collect::<Vec<_>>().join(" ")
+}
+
+fn ran(output: &Output) -> Ran {
+    use std::os::unix::process::ExitStatusExt;
+    let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
+    Ran { output: String::from_utf8_lossy(&output.stdout).into_owned(), code }
+}

@@ -15,7 +15,7 @@ pub mod mount_options;
 #[cfg(test)]
 mod schema;
 pub mod template;
-mod validate;
+pub mod validate;
 
 pub use validate::validate_process;
 

@@ -29,7 +29,7 @@ mod store;
 pub mod time;
 
 pub use process::ProcessHandle;
-pub use store::{Directory, StateError, Store};
+pub use store::{Directory, StateError, Store, write_atomically};
 
 /// How far a container's creation has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,45 @@
+//! Real programs give the same output and exit code behind every wall as under runc.
+//!
+//! One list of programs; a wall is a parameter.
+
+use bulkhead_tests::{Lab, Runtime};
+
+/// A program of `tests/programs` and what runs it.
+const PROGRAMS: [(&str, &str); 12] = [
+    ("bash.sh", "/bin/bash"),
+    ("coreutils.sh", "/bin/bash"),
+    ("python.py", "/usr/bin/python3"),
+    ("build.sh", "/bin/bash"),
+    ("git.sh", "/bin/bash"),
+    ("perl.pl", "/usr/bin/perl"),
+    ("archive.sh", "/bin/bash"),
+    ("redis.sh", "/bin/bash"),
+    ("nginx.sh", "/bin/bash"),
+    ("dpkg.sh", "/bin/bash"),
+    ("su.sh", "/bin/bash"),
+    ("static.sh", "/bin/bash"),
+];
+
+/// The walls that are compared with runc.
+const WALLS: [Runtime; 1] = [Runtime::Sandbox];
+
+#[test]
+fn programs_behave_as_under_runc() {
+    let Some(lab) = Lab::open() else { return };
+    let mut different = Vec::new();
+    for (program, interpreter) in PROGRAMS {
+        let name = program.replace('.', "-");
+        let path = format!("/programs/{program}");
+        let expected = lab.run(Runtime::Runc, &name, &[interpreter, &path]);
+        assert!(!expected.output.is_empty(), "{program} printed nothing under runc (exit code {})", expected.code);
+        for wall in WALLS {
+            let found = lab.run(wall, &name, &[interpreter, &path]);
+            println!("{program}: {}", if found == expected { "same" } else { "DIFFERENT" });
+            if found != expected {
+                println!("--- runc ({})\n{}\n--- {wall:?} ({})\n{}", expected.code, expected.output, found.code, found.output);
+                different.push(program);
+            }
+        }
+    }
+    assert!(different.is_empty(), "different from runc: {different:?}");
+}
