@@ -19,7 +19,7 @@ trap 'echo usr1' USR1
 read -r -t 2 never < <(sleep 5); echo "read $?"
 wait
 ( exit 7 ); echo "$?"
-( kill -KILL $BASHPID ); echo "$?"
+{ ( kill -KILL $BASHPID ); echo "$?"; } 2>/dev/null
 false | true; echo "${PIPESTATUS[@]}"
 for i in {1..20}; do ( echo $i ) & done | wc -l
 wait

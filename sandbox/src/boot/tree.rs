@@ -37,7 +37,9 @@ pub fn enter() -> Result<(), String> {
         std::fs::create_dir(directory).map_err(|error| format!("making /{directory}: {error}"))?;
     }
     for (place, kind, options, executable) in MOUNTS {
-        let flags = if executable { quiet } else { quiet | MsFlags::MS_NOEXEC };
+        // Terminals are devices: their own file system is where this process opens them.
+        let devices = if kind == "devpts" { MsFlags::MS_NOSUID } else { quiet };
+        let flags = if executable { devices } else { devices | MsFlags::MS_NOEXEC };
         mount(Some(kind), place, Some(kind), flags, Some(options)).map_err(|error| format!("mounting {kind} on /{place}: {error}"))?;
     }
     nix::unistd::pivot_root(".", "old").map_err(failed("pivot_root"))?;

@@ -211,7 +211,7 @@ impl Spawner {
         let body = request.encode().map_err(SpawnError::Request)?;
         let joined = match request.join {
             0 => None,
-            init => Some(first_process(Pid(init)).map_err(SpawnError::Request)?),
+            init => Some(namespace_of_first(Pid(init)).map_err(SpawnError::Request)?),
         };
         let mut socket = self.socket.lock();
         self.shared.step.store(0, Ordering::SeqCst);
@@ -258,10 +258,14 @@ impl Spawner {
     }
 }
 
-/// A handle on the first process of a PID namespace. `ESRCH` where the number is another's by now.
-fn first_process(pid: Pid) -> Result<OwnedFd> {
+/// The PID namespace that a process is the first of. `ESRCH` where the number is another's by now. A handle on the namespace, not on the process: entering
+/// that would take the right to look into the process, which the spawner does not have.
+fn namespace_of_first(pid: Pid) -> Result<OwnedFd> {
     let pidfd = pidfd_open(pid)?;
-    if Status::read(pid)?.inner == 1 { Ok(pidfd) } else { Err(Errno::ESRCH) }
+    let namespace = std::fs::File::open(format!("/proc/{}/ns/pid", pid.0))?;
+    let first = Status::read(pid)?.inner == 1;
+    drop(pidfd);
+    if first { Ok(namespace.into()) } else { Err(Errno::ESRCH) }
 }
 
 /// By how much a workload process is more likely to go than its kernel when memory runs out, in `oom_score_adj`'s thousandths.
