@@ -7,6 +7,7 @@ pub mod host;
 pub mod host_stream;
 pub mod memfd;
 pub mod overlay;
+pub mod pidfd;
 pub mod pipe;
 pub mod proc;
 pub mod proc_net;

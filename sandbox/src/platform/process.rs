@@ -136,6 +136,20 @@ pub fn kill_thread(process: Pid, thread: Pid, signal: i32) -> Result<()> {
     if unsafe { libc::syscall(libc::SYS_tgkill, process.0, thread.0, signal) } < 0 { Err(Errno::last()) } else { Ok(()) }
 }
 
+/// pidfd_send_signal(2) with a whole `siginfo_t`, whose first word is `signal`.
+pub fn queue(pidfd: impl AsFd, signal: i32, information: &[i32; 32]) -> Result<()> {
+    // SAFETY: `information` is as large as a siginfo_t (128 bytes) and is only read, during the call. Needed: no wrapper.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_fd().as_raw_fd(), signal, information.as_ptr(), 0) };
+    if sent < 0 { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// rt_tgsigqueueinfo(2): the same to one thread.
+pub fn queue_to_thread(process: Pid, thread: Pid, signal: i32, information: &[i32; 32]) -> Result<()> {
+    // SAFETY: as in `queue`.
+    let sent = unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, process.0, thread.0, signal, information.as_ptr()) };
+    if sent < 0 { Err(Errno::last()) } else { Ok(()) }
+}
+
 /// The process group of a process, in the kernel's numbering.
 pub fn group(process: Pid) -> Result<Pid> {
     // SAFETY: no memory is passed.

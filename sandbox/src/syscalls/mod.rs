@@ -20,6 +20,7 @@ mod memory;
 mod message;
 pub mod names;
 mod open;
+mod pidfd;
 mod poll;
 mod process;
 mod signal;
@@ -125,6 +126,7 @@ const FAMILIES: &[&[Entry]] = &[
     io::TABLE,
     memory::TABLE,
     open::TABLE,
+    pidfd::TABLE,
     poll::TABLE,
     identity::TABLE,
     process::TABLE,
