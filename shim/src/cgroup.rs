@@ -39,7 +39,7 @@ pub enum CgroupError {
         /// What was being done.
         doing: &'static str,
         /// Why.
-        source: AnyManagerError,
+        source: Box<AnyManagerError>,
     },
     /// A limit asks for what this machine's cgroups do not have.
     #[error("linux.resources.{0}: {1}")]
@@ -73,7 +73,7 @@ fn manager(id: &Id, cgroup: &Cgroup) -> Result<AnyCgroupManager, CgroupError> {
 /// # Errors
 /// A controller that a limit needs is missing, or the host refuses. The caller removes what was made.
 pub fn create(id: &Id, cgroup: &Cgroup, resources: Option<&LinuxResources>, pid: i32) -> Result<(), CgroupError> {
-    let failed = |doing| move |source| CgroupError::Manager { path: cgroup.path.clone(), doing, source };
+    let failed = |doing| move |source| CgroupError::Manager { path: cgroup.path.clone(), doing, source: Box::new(source) };
     let manager = manager(id, cgroup)?;
     manager.add_task(Pid::from_raw(pid)).map_err(failed("joining it"))?;
     let Some(resources) = resources else { return Ok(()) };
@@ -106,7 +106,7 @@ pub fn join(id: &Id, cgroup: &Cgroup, pid: i32) -> Result<(), CgroupError> {
     manager(id, cgroup)?.add_task(Pid::from_raw(pid)).map_err(|source| CgroupError::Manager {
         path: cgroup.path.clone(),
         doing: "joining it",
-        source,
+        source: Box::new(source),
     })
 }
 
@@ -115,7 +115,11 @@ pub fn join(id: &Id, cgroup: &Cgroup, pid: i32) -> Result<(), CgroupError> {
 /// # Errors
 /// The host's.
 pub fn remove(id: &Id, cgroup: &Cgroup) -> Result<(), CgroupError> {
-    manager(id, cgroup)?.remove().map_err(|source| CgroupError::Manager { path: cgroup.path.clone(), doing: "removing it", source })
+    manager(id, cgroup)?.remove().map_err(|source| CgroupError::Manager {
+        path: cgroup.path.clone(),
+        doing: "removing it",
+        source: Box::new(source),
+    })
 }
 
 /// Opens the `cgroup.procs` files of the cgroups that `pid` is in, for another process to join them; those that the

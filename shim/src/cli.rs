@@ -327,10 +327,10 @@ fn wait(started: Started, signals: &Signals) -> anyhow::Result<i32> {
 
 /// A signal's number from its number or name, with or without `SIG`.
 fn signal_number(text: &str) -> anyhow::Result<i32> {
-    if let Ok(number) = text.parse::<i32>() {
-        if (0..=64).contains(&number) {
-            return Ok(number);
-        }
+    if let Ok(number) = text.parse::<i32>()
+        && (0..=64).contains(&number)
+    {
+        return Ok(number);
     }
     let name = text.to_uppercase();
     let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };

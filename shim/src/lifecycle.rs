@@ -97,10 +97,10 @@ fn pod_of(id: &Id, config: &Config) -> anyhow::Result<Id> {
     ];
     let annotations = config.spec.annotations().clone().unwrap_or_default();
     for (kind, sandbox) in KEYS {
-        if annotations.get(kind).is_some_and(|kind| kind == "container") {
-            if let Some(sandbox) = annotations.get(sandbox) {
-                return Ok(Id::new(sandbox)?);
-            }
+        if annotations.get(kind).is_some_and(|kind| kind == "container")
+            && let Some(sandbox) = annotations.get(sandbox)
+        {
+            return Ok(Id::new(sandbox)?);
         }
     }
     Ok(id.clone())
@@ -316,21 +316,21 @@ fn clear(session: &Session, container: &Container) {
         let _ = client.delete(&request);
     }
     let others = session.store.containers().unwrap_or_default();
-    if !others.iter().any(|other| other.pod == container.pod && other.id != container.id) {
-        if let Ok((directory, pod)) = session.store.pod(&container.pod) {
-            if let Some(pod) = pod {
-                pod.wall.kill(PATIENCE);
-            }
-            let _ = directory.remove();
+    if !others.iter().any(|other| other.pod == container.pod && other.id != container.id)
+        && let Ok((directory, pod)) = session.store.pod(&container.pod)
+    {
+        if let Some(pod) = pod {
+            pod.wall.kill(PATIENCE);
         }
+        let _ = directory.remove();
     }
     if let Some(handle) = container.stand_in {
         handle.kill(PATIENCE);
     }
-    if let Some(cgroup) = &container.cgroup {
-        if let Err(error) = cgroup::remove(&container.id, cgroup) {
-            log::warning(error);
-        }
+    if let Some(cgroup) = &container.cgroup
+        && let Err(error) = cgroup::remove(&container.id, cgroup)
+    {
+        log::warning(error);
     }
 }
 

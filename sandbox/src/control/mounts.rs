@@ -200,7 +200,7 @@ fn mask(namespace: &MountNamespace, path: &str) -> Result<()> {
     let cover: NodeRef = if place.node.file_type() == FileType::Directory {
         tree
     } else {
-        tree.add("null", FileType::CharacterDevice, 0o666, libc::makedev(1, 3))?
+        tree.put("null", FileType::CharacterDevice, 0o666, libc::makedev(1, 3))?
     };
     let mount = Mount::new(cover, MountFlags::READ_ONLY, "tmpfs", "tmpfs", "");
     place.mount.attach(&place.path, &mount);

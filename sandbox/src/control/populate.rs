@@ -21,13 +21,13 @@ const LINKS: [(&str, &str); 5] = [
 /// Makes the default devices, those of config.json, and the links.
 pub fn devices(root: &Arc<TmpNode>, spec: &Spec) -> Result<()> {
     for (name, major, minor) in DEFAULT {
-        root.add(name, FileType::CharacterDevice, 0o666, libc::makedev(major, minor))?;
+        root.put(name, FileType::CharacterDevice, 0o666, libc::makedev(major, minor))?;
     }
     for (name, target) in LINKS {
         root.add_link(name, target)?;
     }
     if spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false) {
-        root.add("console", FileType::CharacterDevice, 0o620, libc::makedev(5, 1))?;
+        root.put("console", FileType::CharacterDevice, 0o620, libc::makedev(5, 1))?;
     }
     let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_ref());
     for device in devices.into_iter().flatten() {
@@ -41,7 +41,7 @@ pub fn devices(root: &Arc<TmpNode>, spec: &Spec) -> Result<()> {
         let number = libc::makedev(device.major() as u32, device.minor() as u32);
         let who = crate::kernel::credentials::Credentials::kernel();
         let _ = Node::unlink(root.clone(), name.as_bytes(), false, &who);
-        let node = root.add(name, kind, device.file_mode().unwrap_or(0o666), number)?;
+        let node = root.put(name, kind, device.file_mode().unwrap_or(0o666), number)?;
         node.set_attributes(&SetAttributes { uid: device.uid(), gid: device.gid(), ..Default::default() }, &who)?;
     }
     Ok(())

@@ -34,7 +34,7 @@ impl Instance {
     /// An instance without terminals.
     pub fn new() -> Result<Arc<Instance>> {
         let root = FileSystem::create(0o755, 0, 0, u64::MAX);
-        root.add("ptmx", FileType::CharacterDevice, 0o666, libc::makedev(5, 2))?;
+        root.put("ptmx", FileType::CharacterDevice, 0o666, libc::makedev(5, 2))?;
         Ok(Arc::new_cyclic(|own| Instance { root, terminals: Mutex::default(), own: own.clone() }))
     }
 
@@ -48,7 +48,7 @@ impl Instance {
         let mut terminals = self.terminals.lock();
         let number = (0..MOST).find(|number| !terminals.contains_key(number)).ok_or(Errno::ENOSPC)?;
         let device = libc::makedev(136 + number / 256, number % 256);
-        let node = self.root.add(&number.to_string(), FileType::CharacterDevice, 0o620, device)?;
+        let node = self.root.put(&number.to_string(), FileType::CharacterDevice, 0o620, device)?;
         let owner = SetAttributes { uid: Some(uid), gid: Some(TTY_GROUP), ..Default::default() };
         node.set_attributes(&owner, &Credentials::kernel())?;
         let terminal = Terminal::new(number, self.own.clone(), locked);

@@ -123,10 +123,10 @@ impl Epoll {
         if events & EXCLUSIVE != 0 && nested.is_some() {
             return Err(Errno::EINVAL);
         }
-        if let Some(nested) = nested {
-            if nested.reaches(&self.shared, NESTING)? {
-                return Err(Errno::ELOOP);
-            }
+        if let Some(nested) = nested
+            && nested.reaches(&self.shared, NESTING)?
+        {
+            return Err(Errno::ELOOP);
         }
         let key = Epoll::key(number, file);
         let settings = Settings { events, data, disabled: false, listed: false };
@@ -203,10 +203,10 @@ impl Epoll {
         }
         let files: Vec<Arc<OpenFile>> = self.shared.state.lock().members.values().filter_map(|member| member.file.upgrade()).collect();
         for file in files {
-            if let Some(nested) = file.file.as_any().downcast_ref::<Epoll>() {
-                if nested.reaches(other, depth - 1)? {
-                    return Ok(true);
-                }
+            if let Some(nested) = file.file.as_any().downcast_ref::<Epoll>()
+                && nested.reaches(other, depth - 1)?
+            {
+                return Ok(true);
             }
         }
         Ok(false)

@@ -69,7 +69,7 @@ fn deliver_traced(thread: &Thread, mask: u64, own: u64) -> Result<()> {
         return set_mask(tid, own);
     }
     let stack = process::stack_pointer(tid)?;
-    Memory::of(tid).write_value(Address(stack).add(SAVED_MASK)?, &own)
+    Memory::of(tid).write_value(Address(stack).offset(SAVED_MASK)?, &own)
 }
 
 /// Waits a moment for the stop at a signal's delivery; `None` where it does not come.

@@ -68,17 +68,17 @@ fn executed(call: &Call) -> Outcome {
 fn secure(pid: Pid, credentials: &Arc<Credentials>) -> Result<()> {
     // From the stack pointer up: argc, arguments, NULL, environment, NULL, then pairs of type and value until AT_NULL.
     let mut at = Address(process::stack_pointer(pid)?);
-    let end = at.add(STACK)?;
+    let end = at.offset(STACK)?;
     let memory = Memory::of(pid);
     let arguments: u64 = memory.read_value(at)?;
-    at = at.add(arguments.checked_add(2).and_then(|words| words.checked_mul(8)).ok_or(Errno::EFAULT)?)?;
+    at = at.offset(arguments.checked_add(2).and_then(|words| words.checked_mul(8)).ok_or(Errno::EFAULT)?)?;
     while memory.read_value::<u64>(at)? != 0 {
-        at = at.add(8)?;
+        at = at.offset(8)?;
         if at > end {
             return Err(Errno::EFAULT);
         }
     }
-    at = at.add(8)?;
+    at = at.offset(8)?;
     for _ in 0..64 {
         let [kind, _]: [u64; 2] = memory.read_value(at)?;
         let value = match kind {
@@ -91,9 +91,9 @@ fn secure(pid: Pid, credentials: &Arc<Credentials>) -> Result<()> {
             _ => None,
         };
         if let Some(value) = value {
-            memory.write_value(at.add(8)?, &u64::from(value))?;
+            memory.write_value(at.offset(8)?, &u64::from(value))?;
         }
-        at = at.add(16)?;
+        at = at.offset(16)?;
     }
     Err(Errno::EFAULT)
 }

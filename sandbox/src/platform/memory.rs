@@ -24,7 +24,7 @@ impl Address {
     }
 
     /// `offset` bytes further; `EFAULT` past the end of the address space.
-    pub fn add(self, offset: u64) -> Result<Address> {
+    pub fn offset(self, offset: u64) -> Result<Address> {
         self.0.checked_add(offset).map(Address).ok_or(Errno::EFAULT)
     }
 
@@ -153,7 +153,7 @@ impl Memory {
             if read < piece {
                 return Err(Errno::EFAULT);
             }
-            at = at.add(read as u64)?;
+            at = at.offset(read as u64)?;
         }
         Err(Errno::ENAMETOOLONG)
     }

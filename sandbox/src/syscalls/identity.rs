@@ -336,8 +336,8 @@ fn capget(call: &Call) -> Result<Outcome> {
     } else {
         let process = fork::find(&call.process.container, pid).ok_or(Errno::ESRCH)?;
         let first = process.threads.lock().first().cloned().ok_or(Errno::ESRCH)?;
-        let theirs = first.credentials.read().clone();
-        theirs
+
+        first.credentials.read().clone()
     };
     if data.is_null() {
         return Ok(().into());

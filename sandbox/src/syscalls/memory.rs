@@ -102,7 +102,7 @@ fn mincore(call: &Call) -> Result<Outcome> {
     let mut written = 0;
     while written < pages {
         let piece = (pages - written).min(4096) as usize;
-        call.memory().write(call.address(2).add(written)?, &vec![1; piece])?;
+        call.memory().write(call.address(2).offset(written)?, &vec![1; piece])?;
         written += piece as u64;
     }
     Ok(().into())

@@ -278,12 +278,12 @@ impl Answer {
             Answer::Name(Some((at, length_at))) => write_address(call, &name, at, length_at)?,
             Answer::Header { at, name: name_at, control, control_room } => {
                 if let Some(name_at) = name_at {
-                    write_address(call, &name, name_at, at.add(NAME_LENGTH)?)?;
+                    write_address(call, &name, name_at, at.offset(NAME_LENGTH)?)?;
                 }
                 let mut shown = incoming.flags | flags & libc::MSG_CMSG_CLOEXEC;
                 let written = give_control(call, flags, control, control_room, incoming, &mut shown)?;
-                call.memory().write_value(at.add(CONTROL_LENGTH)?, &(written as u64))?;
-                call.memory().write_value(at.add(FLAGS)?, &shown)?;
+                call.memory().write_value(at.offset(CONTROL_LENGTH)?, &(written as u64))?;
+                call.memory().write_value(at.offset(FLAGS)?, &shown)?;
             }
         }
         Ok(Outcome::from(length))
@@ -350,9 +350,9 @@ fn sendmmsg(call: &Call) -> Result<Outcome> {
     let call = call.clone();
     Ok(Outcome::Park(Box::pin(async move {
         for index in 0..many(&call) {
-            let at = call.address(1).add(index * MANY_STRIDE)?;
+            let at = call.address(1).offset(index * MANY_STRIDE)?;
             let sent = match conclude(send_header(&call, &file, at, call.int(3))).await {
-                Ok(sent) => call.memory().write_value(at.add(MANY_LENGTH)?, &(sent as u32)),
+                Ok(sent) => call.memory().write_value(at.offset(MANY_LENGTH)?, &(sent as u32)),
                 Err(error) => Err(error),
             };
             if let Err(error) = sent {
@@ -381,9 +381,9 @@ fn recvmmsg(call: &Call) -> Result<Outcome> {
         let mut flags = call.int(3);
         let mut done = 0;
         while done < many(&call) {
-            let at = call.address(1).add(done * MANY_STRIDE)?;
+            let at = call.address(1).offset(done * MANY_STRIDE)?;
             let received = match conclude(receive_header(&call, &file, at, flags & !libc::MSG_WAITFORONE)).await {
-                Ok(length) => call.memory().write_value(at.add(MANY_LENGTH)?, &(length as u32)),
+                Ok(length) => call.memory().write_value(at.offset(MANY_LENGTH)?, &(length as u32)),
                 Err(error) => Err(error),
             };
             if let Err(error) = received {

@@ -94,7 +94,7 @@ fn openat2(call: &Call) -> Result<Outcome> {
     }
     let [flags, mode, resolve]: [u64; 3] = call.memory().read_value(address)?;
     let mut beyond = vec![0u8; (size - SIZE) as usize];
-    call.memory().read(address.add(SIZE)?, &mut beyond)?;
+    call.memory().read(address.offset(SIZE)?, &mut beyond)?;
     if beyond.iter().any(|byte| *byte != 0) {
         return Err(Errno::E2BIG);
     }

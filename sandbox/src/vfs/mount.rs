@@ -32,6 +32,9 @@ bitflags::bitflags! {
     }
 }
 
+/// A place in a mount: the mount, and a path inside it without a leading slash.
+pub type Place = (Arc<Mount>, Arc<[u8]>);
+
 /// A file system shown at a place.
 pub struct Mount {
     /// Its number in /proc/PID/mountinfo.
@@ -39,7 +42,7 @@ pub struct Mount {
     /// What is shown.
     pub root: NodeRef,
     /// Where: the parent mount, and the path inside it (no leading slash). `None` for the root mount.
-    pub place: RwLock<Option<(Arc<Mount>, Arc<[u8]>)>>,
+    pub place: RwLock<Option<Place>>,
     /// Mounts whose place is in this one; later ones at the same path hide earlier ones.
     pub children: RwLock<Vec<Arc<Mount>>>,
     /// Changeable by a remount.

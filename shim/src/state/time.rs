@@ -23,7 +23,7 @@ fn format(since_epoch: Duration, nanoseconds: bool) -> String {
 
 /// The date of a day counted from 1970-01-01, in the Gregorian calendar.
 fn date(mut days: u64) -> (u64, u64, u64) {
-    let leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let mut year = 1970;
     while days >= 365 + u64::from(leap(year)) {
         days -= 365 + u64::from(leap(year));

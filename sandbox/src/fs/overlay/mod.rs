@@ -104,11 +104,11 @@ fn make_whiteout(upper: &NodeRef, name: &[u8]) -> Result<()> {
 /// Uncovers a name that is about to be made.
 fn remove_whiteout(upper: &NodeRef, name: &[u8]) -> Result<bool> {
     let who = Credentials::kernel();
-    if let Ok(node) = upper.clone().lookup(name, &who) {
-        if is_whiteout(&node) {
-            upper.clone().unlink(name, false, &who)?;
-            return Ok(true);
-        }
+    if let Ok(node) = upper.clone().lookup(name, &who)
+        && is_whiteout(&node)
+    {
+        upper.clone().unlink(name, false, &who)?;
+        return Ok(true);
     }
     match upper.clone().unlink(&whiteout_name(name), false, &who) {
         Ok(()) => Ok(true),
@@ -126,12 +126,12 @@ impl OverlayNode {
             return sides;
         }
         let place = self.parent.read().clone();
-        if let Some((parent, name)) = place {
-            if let Ok(found) = parent.find(&name, &Credentials::kernel()) {
-                sides.upper = found.upper;
-                sides.lower = sides.lower.or(found.lower);
-                *self.sides.write() = sides.clone();
-            }
+        if let Some((parent, name)) = place
+            && let Ok(found) = parent.find(&name, &Credentials::kernel())
+        {
+            sides.upper = found.upper;
+            sides.lower = sides.lower.or(found.lower);
+            *self.sides.write() = sides.clone();
         }
         self.seen.store(generation, Ordering::SeqCst);
         sides

@@ -75,7 +75,7 @@ fn task_items(process: &Arc<Process>, tid: Pid) -> Vec<Named> {
     };
     let host = |name: &'static str| {
         let process = process.clone();
-        file(name, move || Ok(std::fs::read(format!("/proc/{}/task/{}/{name}", process.pid.0, tid.0)).map_err(|_| Errno::ESRCH)?))
+        file(name, move || std::fs::read(format!("/proc/{}/task/{}/{name}", process.pid.0, tid.0)).map_err(|_| Errno::ESRCH))
     };
     let (status_of, stat_of, named) = (process.clone(), process.clone(), process.clone());
     vec![
@@ -92,7 +92,7 @@ fn task_items(process: &Arc<Process>, tid: Pid) -> Vec<Named> {
         of(process, "mounts", mounts),
         of(process, "mountinfo", mount_info),
         of(process, "limits", limits),
-        of(process, "auxv", |process| Ok(std::fs::read(format!("/proc/{}/auxv", process.pid.0)).map_err(|_| Errno::ESRCH)?)).mode(0o400),
+        of(process, "auxv", |process| std::fs::read(format!("/proc/{}/auxv", process.pid.0)).map_err(|_| Errno::ESRCH)).mode(0o400),
         of(process, "comm", |process| {
             let name = *first_thread(process)?.name.lock();
             let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());

@@ -175,7 +175,7 @@ impl TmpNode {
     }
 
     /// Adds a child with the kernel's own rights: for trees that are built, not used.
-    pub fn add(self: &Arc<Self>, name: &str, kind: FileType, mode: u32, rdev: u64) -> Result<Arc<TmpNode>> {
+    pub fn put(self: &Arc<Self>, name: &str, kind: FileType, mode: u32, rdev: u64) -> Result<Arc<TmpNode>> {
         let body = match kind {
             FileType::Directory => Body::Directory(RwLock::default()),
             FileType::Regular => Body::Regular(Mutex::default()),

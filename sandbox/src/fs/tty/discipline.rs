@@ -448,10 +448,7 @@ mod tests {
     #[test]
     fn raw_mode_passes_everything() {
         let mut discipline = Discipline::default();
-        let mut termios = Termios::default();
-        termios.input = 0;
-        termios.output = 0;
-        termios.local = 0;
+        let termios = Termios { input: 0, output: 0, local: 0, ..Termios::default() };
         discipline.set(termios);
         assert!(discipline.receive(b"\x03\r\x7f").is_empty());
         assert_eq!(read(&mut discipline).as_deref(), Some("\x03\r\x7f"));

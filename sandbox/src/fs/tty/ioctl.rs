@@ -33,7 +33,7 @@ pub fn common(terminal: &Arc<Terminal>, call: &Call, command: u32, argument: u64
             let bytes = terminal.state.lock().discipline.termios.encode();
             memory.write(at, &bytes)?;
             if u64::from(command) == GET_2 {
-                memory.write_value(at.add(SIZE as u64)?, &[38400u32, 38400])?;
+                memory.write_value(at.offset(SIZE as u64)?, &[38400u32, 38400])?;
             }
         }
         libc::TCSETS | libc::TCSETSW | libc::TCSETSF | SET_2 | SET_WAIT_2 | SET_FLUSH_2 => {

@@ -1,0 +1,157 @@
+//! A container's life through the command line, as runc's clients live it; and what is left when it is over.
+
+use std::process::Output;
+
+use bulkhead_tests::{Lab, Runtime};
+
+fn bulkhead(lab: &Lab, arguments: &[&str]) -> Output {
+    lab.command(Runtime::Sandbox).args(arguments).output().expect("bulkhead")
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Starts a container in the background; gives nothing back on our streams.
+fn start(lab: &Lab, id: &str, arguments: &[&str]) {
+    let bundle = lab.bundle(id, &lab.configuration(id, &lab.rootfs(), arguments));
+    let mut command = lab.command(Runtime::Sandbox);
+    command.args(["run", "--detach", "--bundle"]).arg(bundle).arg(id);
+    let status = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status().expect("bulkhead");
+    assert!(status.success(), "run --detach {id}: {status}");
+}
+
+fn status(lab: &Lab, id: &str) -> String {
+    let output = bulkhead(lab, &["state", id]);
+    let state: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    state["status"].as_str().unwrap_or("none").to_owned()
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..200 {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("{what}: not within ten seconds");
+}
+
+/// Kernel processes of this lab that still run.
+fn kernels(lab: &Lab) -> usize {
+    let state = lab.path().join("state/@pods");
+    std::fs::read_dir(state).map_or(0, |entries| entries.count())
+}
+
+#[test]
+fn create_start_exec_kill_delete() {
+    let Some(lab) = Lab::open() else { return };
+    start(&lab, "life", &["/bin/sleep", "1000"]);
+    assert_eq!(status(&lab, "life"), "running");
+    let listed = text(&bulkhead(&lab, &["list", "--quiet"]));
+    assert_eq!(listed.trim(), "life");
+    let exec = bulkhead(
+        &lab,
+        &["exec", "--env", "A=b", "--cwd", "/tmp", "--user", "1000:1000", "life", "sh", "-c", "echo $A $(pwd) $(id -u); exit 3"],
+    );
+    assert_eq!((text(&exec).as_str(), exec.status.code()), ("b /tmp 1000\n", Some(3)));
+    let missing = bulkhead(&lab, &["exec", "life", "no-such-program"]);
+    assert!(text(&missing).contains("executable file not found in $PATH"), "{}", text(&missing));
+    assert!(text(&bulkhead(&lab, &["ps", "life"])).contains("sleep"));
+    assert!(text(&bulkhead(&lab, &["debug", "syscalls", "life"])).contains("mmap"));
+    let refused = bulkhead(&lab, &["delete", "life"]);
+    assert!(!refused.status.success() && text(&refused).contains("that is not stopped: running"), "{}", text(&refused));
+    assert!(bulkhead(&lab, &["kill", "life", "KILL"]).status.success());
+    until("the container stops", || status(&lab, "life") == "stopped");
+    let late = bulkhead(&lab, &["kill", "life", "TERM"]);
+    assert!(text(&late).contains("container not running"), "{}", text(&late));
+    assert!(bulkhead(&lab, &["delete", "life"]).status.success());
+    let gone = bulkhead(&lab, &["state", "life"]);
+    assert!(text(&gone).contains("does not exist"), "{}", text(&gone));
+    assert_eq!(kernels(&lab), 0);
+}
+
+#[test]
+fn a_killed_kernel_takes_its_pod_along_and_delete_cleans_up() {
+    let Some(lab) = Lab::open() else { return };
+    start(&lab, "orphan", &["/bin/sh", "-c", "sleep 1000 & sleep 1000"]);
+    let record = std::fs::read(lab.path().join("state/@pods/orphan/pod.json")).expect("pod.json");
+    let record: serde_json::Value = serde_json::from_slice(&record).expect("json");
+    let wall = record["wall"]["pid"].as_i64().expect("a process") as i32;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(wall), nix::sys::signal::Signal::SIGKILL).expect("kill");
+    until("the container stops", || status(&lab, "orphan") == "stopped");
+    assert!(bulkhead(&lab, &["delete", "orphan"]).status.success());
+    assert_eq!(kernels(&lab), 0);
+    assert!(!lab.path().join("state/orphan").exists());
+}
+
+#[test]
+fn two_containers_of_a_pod_share_a_kernel_and_its_network() {
+    let Some(lab) = Lab::open() else { return };
+    let annotated = |id: &str, kind: &str, arguments: &[&str]| {
+        let mut configuration = lab.configuration(id, &lab.rootfs(), arguments);
+        configuration["annotations"] =
+            serde_json::json!({ "io.kubernetes.cri.container-type": kind, "io.kubernetes.cri.sandbox-id": "pod1" });
+        lab.bundle(id, &configuration)
+    };
+    let run = |id: &str, bundle: &std::path::Path| {
+        let mut command = lab.command(Runtime::Sandbox);
+        command.args(["run", "--detach", "--bundle"]).arg(bundle).arg(id);
+        assert!(command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status().expect("run").success());
+    };
+    run("pod1", &annotated("pod1", "sandbox", &["/bin/sleep", "1000"]));
+    let server = "import socket;s=socket.socket();s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1);s.bind(('127.0.0.1',7007));s.listen();c,_=s.accept();c.send(b'from the other container');c.close();import time;time.sleep(1000)";
+    run("web", &annotated("web", "container", &["/usr/bin/python3", "-c", server]));
+    assert_eq!(kernels(&lab), 1, "one kernel process for both");
+    let client = "import socket,time\nfor i in range(100):\n  try:\n    s=socket.create_connection(('127.0.0.1',7007)); break\n  except OSError: time.sleep(0.05)\nprint(s.recv(100).decode())";
+    let said = bulkhead(&lab, &["exec", "pod1", "/usr/bin/python3", "-c", client]);
+    assert_eq!(text(&said).trim(), "from the other container");
+    assert!(bulkhead(&lab, &["delete", "--force", "web"]).status.success());
+    assert_eq!(status(&lab, "pod1"), "running");
+    assert!(bulkhead(&lab, &["delete", "--force", "pod1"]).status.success());
+    assert_eq!(kernels(&lab), 0);
+}
+
+#[test]
+fn bad_input_is_named_and_leaves_nothing() {
+    let Some(lab) = Lab::open() else { return };
+    type Spoil = fn(&mut serde_json::Value);
+    // What is wrong, what the error must name, how it is made wrong.
+    let cases: [(&str, &str, Spoil); 9] = [
+        ("a root file system that is absent", "rootfs", |config| config["root"]["path"] = "/no/such/rootfs".into()),
+        ("a root file system that is a file", "not a directory", |config| config["root"]["path"] = "/etc/passwd".into()),
+        ("an unknown version", "ociVersion", |config| config["ociVersion"] = "9.9.9".into()),
+        ("a relative working directory", "cwd", |config| config["process"]["cwd"] = "here".into()),
+        ("no arguments", "args", |config| config["process"]["args"] = serde_json::json!([])),
+        ("an unknown capability", "CAP_NOPE", |config| config["process"]["capabilities"]["bounding"] = serde_json::json!(["CAP_NOPE"])),
+        ("an unknown limit", "RLIMIT_NOPE", |config| {
+            config["process"]["rlimits"] = serde_json::json!([{ "type": "RLIMIT_NOPE", "soft": 1, "hard": 1 }]);
+        }),
+        ("a program that is missing", "executable file not found in", |config| {
+            config["process"]["args"] = serde_json::json!(["no-such-program"]);
+        }),
+        ("a program that is a directory", "permission denied", |config| config["process"]["args"] = serde_json::json!(["/etc"])),
+    ];
+    for (index, (what, named, spoil)) in cases.into_iter().enumerate() {
+        let id = format!("bad{index}");
+        let mut configuration = lab.configuration(&id, &lab.rootfs(), &["/bin/true"]);
+        spoil(&mut configuration);
+        let bundle = lab.bundle(&id, &configuration);
+        let output = bulkhead(&lab, &["run", "--bundle", &bundle.to_string_lossy(), &id]);
+        assert_eq!(output.status.code(), Some(1), "{what}: {}", text(&output));
+        assert!(text(&output).contains(named), "{what}: {named:?} is not in {}", text(&output));
+        assert!(!lab.path().join("state").join(&id).exists(), "{what}: state is left");
+    }
+    std::fs::write(lab.bundle("garbage", &serde_json::json!({})).join("config.json"), "{ not json").expect("config.json");
+    let garbage = lab.path().join("garbage");
+    let output = bulkhead(&lab, &["run", "--bundle", &garbage.to_string_lossy(), "garbage"]);
+    assert!(!output.status.success() && text(&output).contains("config.json"), "{}", text(&output));
+    for id in ["a/b", "..", ""] {
+        let output = bulkhead(&lab, &["state", id]);
+        assert!(!output.status.success(), "id {id:?}: {}", text(&output));
+    }
+    let bundle = lab.bundle("vm", &lab.configuration("vm", &lab.rootfs(), &["/bin/true"]));
+    let microvm = bulkhead(&lab, &["--isolation", "microvm", "run", "--bundle", &bundle.to_string_lossy(), "vm"]);
+    assert!(!microvm.status.success() && text(&microvm).contains("microvm"), "{}", text(&microvm));
+    assert_eq!(kernels(&lab), 0);
+}
