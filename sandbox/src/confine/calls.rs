@@ -81,7 +81,7 @@ mod numbers {
         process_vm_readv = SYS_process_vm_readv, process_vm_writev = SYS_process_vm_writev, sched_setattr = SYS_sched_setattr,
         sched_getattr = SYS_sched_getattr, renameat2 = SYS_renameat2, getrandom = SYS_getrandom, memfd_create = SYS_memfd_create,
         copy_file_range = SYS_copy_file_range, preadv2 = SYS_preadv2, pwritev2 = SYS_pwritev2, statx = SYS_statx, rseq = SYS_rseq,
-        pidfd_send_signal = SYS_pidfd_send_signal, open_tree = SYS_open_tree, move_mount = SYS_move_mount,
+        pidfd_send_signal = SYS_pidfd_send_signal, rt_tgsigqueueinfo = SYS_rt_tgsigqueueinfo, open_tree = SYS_open_tree, move_mount = SYS_move_mount,
         pidfd_open = SYS_pidfd_open, close_range = SYS_close_range, openat2 = SYS_openat2, pidfd_getfd = SYS_pidfd_getfd,
         faccessat2 = SYS_faccessat2, mount_setattr = SYS_mount_setattr, fchmodat2 = SYS_fchmodat2,
     }
@@ -117,7 +117,7 @@ pub const CALLS: &[HostCall] = calls! {
     "copies between its own and workload memory" => [process_vm_readv, process_vm_writev],
     "knows workload processes, takes their mark of a successful exec" => [pidfd_open, pidfd_getfd, getpgid, getsid, waitid, wait4],
     "holds a thread whose program gains rights; delivers a signal under a waiting call's mask" => [ptrace if TRACING],
-    "passes on signals" => [kill, tgkill, pidfd_send_signal],
+    "passes on signals; tells threads of their timers" => [kill, tgkill, pidfd_send_signal, rt_tgsigqueueinfo],
     "sets and reads scheduling and limits of workload threads" => [
         sched_setparam, sched_getparam, sched_setscheduler, sched_getscheduler, sched_get_priority_max, sched_get_priority_min,
         sched_rr_get_interval, sched_setaffinity, sched_getaffinity, sched_setattr, sched_getattr, getpriority, setpriority,

@@ -76,12 +76,15 @@ impl TimerFile {
     /// Arms or disarms it; gives the setting before, counted from now on.
     pub fn set(&self, setting: Setting) -> Setting {
         let before = self.get();
-        let timer = self.arm(setting);
         let old = {
             let mut state = self.shared.state.lock();
             state.setting = setting;
-            std::mem::replace(&mut state.timer, timer)
+            state.timer.take()
         };
+        drop(old);
+        // Armed only now: a moment that has passed fires at once, and whoever it wakes must find the setting.
+        let timer = self.arm(setting);
+        let old = std::mem::replace(&mut self.shared.state.lock().timer, timer);
         drop(old);
         before
     }

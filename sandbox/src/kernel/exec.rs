@@ -195,6 +195,7 @@ pub fn complete(process: &Arc<Process>, done: PendingExec) -> Result<()> {
             }
         }
     }
+    super::posix_timer::delete_all(process);
     let descriptors = survivor.descriptors.read().clone();
     // A table that others share stays theirs (execve(2)); one reference is ours here, one the thread's.
     let shared = Arc::strong_count(&descriptors) > 2 + threads.len().saturating_sub(1);

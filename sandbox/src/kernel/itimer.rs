@@ -15,6 +15,8 @@ use crate::fs::timerfd::Setting;
 pub struct ProcessTimers {
     real: Setting,
     armed: Option<Timer>,
+    /// Those of timer_create(2), by number.
+    pub(super) posix: std::collections::BTreeMap<i32, super::posix_timer::PosixTimer>,
 }
 
 struct Alarm(Weak<Process>);

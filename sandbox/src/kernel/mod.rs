@@ -17,6 +17,7 @@ pub mod fork;
 pub mod itimer;
 pub mod limits;
 pub mod park;
+pub mod posix_timer;
 pub mod reactor;
 pub mod sigmask;
 pub mod signal;

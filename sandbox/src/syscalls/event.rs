@@ -45,7 +45,7 @@ fn timerfd_create(call: &Call) -> Result<Outcome> {
 }
 
 /// A duration from seconds and a fraction; `EINVAL` out of range.
-fn duration(seconds: i64, fraction: i64, per_second: u32) -> Result<Duration> {
+pub fn duration(seconds: i64, fraction: i64, per_second: u32) -> Result<Duration> {
     let seconds = u64::try_from(seconds).map_err(|_| Errno::EINVAL)?;
     let fraction = u32::try_from(fraction).ok().filter(|value| *value < per_second).ok_or(Errno::EINVAL)?;
     Ok(Duration::new(seconds, fraction * (1_000_000_000 / per_second)))
@@ -99,11 +99,13 @@ fn timerfd_gettime(call: &Call) -> Result<Outcome> {
     Ok(().into())
 }
 
+/// How long it is until a setting fires; zero where it is disarmed.
 fn left(setting: Setting) -> Duration {
     setting.first.map_or(Duration::ZERO, |first| Duration::from_nanos(first.0.saturating_sub(Moment::now().0).max(1)))
 }
 
-fn put_setting(call: &Call, to: Address, setting: Setting) -> Result<()> {
+/// Writes a setting as a `struct itimerspec`.
+pub fn put_setting(call: &Call, to: Address, setting: Setting) -> Result<()> {
     let left = left(setting);
     let words = [setting.interval.as_secs(), u64::from(setting.interval.subsec_nanos()), left.as_secs(), u64::from(left.subsec_nanos())];
     call.memory().write_value(to, &words)

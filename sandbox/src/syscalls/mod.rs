@@ -27,6 +27,7 @@ mod signal;
 mod socket;
 mod socket_options;
 mod system;
+mod timer;
 mod trace;
 
 pub use call::Call;
@@ -135,6 +136,7 @@ const FAMILIES: &[&[Entry]] = &[
     socket::TABLE,
     socket_options::TABLE,
     system::TABLE,
+    timer::TABLE,
 ];
 
 /// The entry of a number; `None` is `ENOSYS`.
