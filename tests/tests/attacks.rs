@@ -1,0 +1,103 @@
+//! The wall, attacked from inside: what `design` promises, tried by programs that mean harm.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use bulkhead_tests::{Lab, Ran, Runtime};
+
+/// Compiles an attack statically; gives the directory that holds it.
+fn compile(lab: &Lab, name: &str) -> PathBuf {
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("attacks").join(format!("{name}.c"));
+    let directory = lab.path().join("attacks");
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let status = Command::new("gcc").args(["-static", "-O1", "-w", "-pthread", "-o"]).arg(directory.join(name)).arg(source).status();
+    assert!(status.expect("gcc").success(), "{name}.c");
+    directory
+}
+
+/// Runs a command with the attacks mounted at /attacks; `change` changes the configuration.
+fn attack(lab: &Lab, id: &str, arguments: &[&str], change: impl FnOnce(&mut serde_json::Value)) -> Ran {
+    let mut configuration = lab.configuration(id, &lab.rootfs(), arguments);
+    let attacks = lab.path().join("attacks");
+    if attacks.exists() {
+        let mount = serde_json::json!({ "destination": "/attacks", "type": "bind", "source": attacks, "options": ["rbind", "ro"] });
+        configuration["mounts"].as_array_mut().expect("mounts").push(mount);
+    }
+    change(&mut configuration);
+    let bundle = lab.bundle(id, &configuration);
+    let output = lab.command(Runtime::Sandbox).arg("run").arg("--bundle").arg(bundle).arg(id).output().expect("bulkhead");
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    Ran { output: text, code: output.status.code().unwrap_or(-1) }
+}
+
+#[test]
+fn every_number_by_every_entry() {
+    let Some(lab) = Lab::open() else { return };
+    compile(&lab, "numbers");
+    let ran = attack(&lab, "numbers", &["/attacks/numbers"], |_| {});
+    assert_eq!((ran.output.trim(), ran.code), ("survived, 0 executed by another entry", 0));
+}
+
+#[test]
+fn memory_that_changes_during_a_call() {
+    let Some(lab) = Lab::open() else { return };
+    compile(&lab, "races");
+    let ran = attack(&lab, "races", &["/attacks/races"], |_| {});
+    assert_eq!((ran.output.trim(), ran.code), ("leaked 0, odd 0", 0));
+}
+
+#[test]
+fn donated_files_give_nothing_but_their_mapping() {
+    let Some(lab) = Lab::open() else { return };
+    compile(&lab, "donated");
+    let ran = attack(&lab, "donated", &["/attacks/donated"], |_| {});
+    assert_eq!((ran.output.trim(), ran.code), ("r0", 0));
+}
+
+#[test]
+fn a_fork_bomb_ends_at_the_limit() {
+    let Some(lab) = Lab::open() else { return };
+    let bomb = "import os, signal, sys, time\nchildren = []\ntry:\n  while len(children) < 300:\n    pid = os.fork()\n    if pid == 0:\n      time.sleep(30); os._exit(0)\n    children.append(pid)\nexcept OSError as error:\n  print(error.errno, 0 < len(children) < 60, flush=True)\n[os.kill(pid, signal.SIGKILL) for pid in children]\n[os.waitpid(pid, 0) for pid in children]\nprint(os.system('echo after'))";
+    let ran = attack(&lab, "bomb", &["/usr/bin/python3", "-c", bomb], |configuration| {
+        configuration["linux"]["resources"] = serde_json::json!({ "pids": { "limit": 60 } });
+    });
+    assert_eq!(ran.output, format!("{} True\nafter\n0\n", libc::EAGAIN));
+}
+
+#[test]
+fn the_workload_dies_before_its_kernel_when_memory_runs_out() {
+    let Some(lab) = Lab::open() else { return };
+    let hungry = "python3 -c 'b = bytearray(1 << 30)' ; echo \"hungry: $?\"; echo still here";
+    let ran = attack(&lab, "hungry", &["/bin/bash", "-c", hungry], |configuration| {
+        configuration["linux"]["resources"] = serde_json::json!({ "memory": { "limit": 100_000_000 } });
+    });
+    assert!(ran.output.contains("hungry: 137") && ran.output.contains("still here"), "{}", ran.output);
+    assert_eq!(ran.code, 0);
+}
+
+#[test]
+fn links_on_a_volume_do_not_lead_out() {
+    let Some(lab) = Lab::open() else { return };
+    let volume = lab.path().join("volume");
+    std::fs::create_dir_all(volume.join("inside")).expect("a volume");
+    std::fs::write(lab.path().join("secret"), "of the host").expect("a secret");
+    let secret = lab.path().join("secret").display().to_string();
+    std::os::unix::fs::symlink(&secret, volume.join("absolute")).expect("a link");
+    std::os::unix::fs::symlink("../secret", volume.join("relative")).expect("a link");
+    // The host moves a directory out of the volume while the container stands in it.
+    let away = volume.join("inside");
+    let target = lab.path().join("moved");
+    let mover = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        std::fs::rename(away, target).expect("rename");
+    });
+    let script =
+        "cd /volume/inside; cat /volume/absolute; cat /volume/relative; sleep 1.5; cat ../secret; ls .. | grep -c secret; echo done";
+    let ran = attack(&lab, "links", &["/bin/bash", "-c", script], |configuration| {
+        let mount = serde_json::json!({ "destination": "/volume", "type": "bind", "source": volume, "options": ["rbind"] });
+        configuration["mounts"].as_array_mut().expect("mounts").push(mount);
+    });
+    mover.join().expect("the mover");
+    assert!(!ran.output.contains("of the host"), "{}", ran.output);
+    assert!(ran.output.contains("done"), "{}", ran.output);
+}

@@ -1,0 +1,160 @@
+//! Real clients drive Bulkhead as they drive runc: containerd's runc shim by ctr, and Podman. Each in state directories of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use bulkhead_tests::Lab;
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Whether the programs that a test drives are installed.
+fn installed(programs: &[&str]) -> bool {
+    programs.iter().all(|program| {
+        let found = Command::new("which").arg(program).stdout(Stdio::null()).status().is_ok_and(|status| status.success());
+        if !found {
+            assert!(std::env::var_os("BULKHEAD_TESTS_COMPLETE").is_none(), "this test needs {program}");
+            println!("not run: it needs {program}");
+        }
+        found
+    })
+}
+
+/// The root file system under an overlay of the host's, which its clients may write to.
+struct Merged(PathBuf);
+
+impl Merged {
+    fn of(lab: &Lab) -> Merged {
+        let place = |name: &str| {
+            let path = lab.path().join(name);
+            std::fs::create_dir_all(&path).expect("an overlay directory");
+            path
+        };
+        let (upper, work, merged) = (place("upper"), place("work"), place("merged"));
+        let options = format!("lowerdir={},upperdir={},workdir={}", lab.rootfs().display(), upper.display(), work.display());
+        let status = Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&merged).status().expect("mount");
+        assert!(status.success());
+        Merged(merged)
+    }
+}
+
+impl Drop for Merged {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// A containerd of this test's own.
+struct Containerd {
+    daemon: Child,
+    socket: PathBuf,
+}
+
+impl Containerd {
+    fn start(lab: &Lab) -> Containerd {
+        let directory = lab.path().join("containerd");
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let socket = directory.join("c.sock");
+        let shown = |name: &str| directory.join(name).display().to_string();
+        let config = format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n",
+            shown("root"),
+            shown("state"),
+            shown("c.sock"),
+            shown("t.sock")
+        );
+        std::fs::write(directory.join("config.toml"), config).expect("config.toml");
+        let mut command = Command::new("containerd");
+        command.arg("-c").arg(directory.join("config.toml")).stdout(Stdio::null()).stderr(Stdio::null());
+        let daemon = command.spawn().expect("containerd");
+        for _ in 0..200 {
+            if socket.exists() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        Containerd { daemon, socket }
+    }
+
+    fn ctr(&self, arguments: &[&str]) -> Output {
+        Command::new("timeout").args(["60", "ctr", "-a"]).arg(&self.socket).args(arguments).stdin(Stdio::null()).output().expect("ctr")
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.daemon.id() as i32), nix::sys::signal::Signal::SIGTERM);
+        let _ = self.daemon.wait();
+    }
+}
+
+#[test]
+fn containerd_by_ctr() {
+    let Some(lab) = Lab::open() else { return };
+    if !installed(&["containerd", "ctr"]) {
+        return;
+    }
+    let merged = Merged::of(&lab);
+    let containerd = Containerd::start(&lab);
+    let state = lab.path().join("ctr-state").display().to_string();
+    let binary = lab.bulkhead().display().to_string();
+    let rootfs = merged.0.display().to_string();
+    let runtime = ["--runc-binary", &binary, "--runc-root", &state, "--rootfs", &rootfs];
+    let run = |front: &[&str], back: &[&str]| containerd.ctr(&[&["run"], front, &runtime, back].concat());
+
+    let hello = run(&["--rm"], &["one", "/bin/sh", "-c", "echo hello; exit 3"]);
+    assert_eq!((text(&hello).contains("hello"), hello.status.code()), (true, Some(3)), "{}", text(&hello));
+    let detached = run(&["--detach"], &["two", "/bin/sleep", "1000"]);
+    assert!(detached.status.success(), "{}", text(&detached));
+    let exec = containerd.ctr(&["task", "exec", "--exec-id", "e1", "two", "/bin/sh", "-c", "echo in exec; exit 4"]);
+    assert_eq!((text(&exec).contains("in exec"), exec.status.code()), (true, Some(4)), "{}", text(&exec));
+    assert!(text(&containerd.ctr(&["task", "ls"])).contains("RUNNING"));
+    assert!(containerd.ctr(&["task", "kill", "-s", "KILL", "two"]).status.success());
+    let stopped = (0..100).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        text(&containerd.ctr(&["task", "ls"])).contains("STOPPED")
+    });
+    assert!(stopped, "{}", text(&containerd.ctr(&["task", "ls"])));
+    containerd.ctr(&["task", "delete", "two"]);
+    assert!(containerd.ctr(&["container", "rm", "two"]).status.success());
+    assert!(leftovers(Path::new(&state)).is_empty(), "{:?}", leftovers(Path::new(&state)));
+}
+
+/// What a runtime's state directory still holds.
+fn leftovers(state: &Path) -> Vec<String> {
+    let names = |path: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    };
+    let namespace = state.join("default");
+    let mut found: Vec<String> = names(&namespace).into_iter().filter(|name| name != "@pods").collect();
+    found.extend(names(&namespace.join("@pods")));
+    found
+}
+
+#[test]
+fn podman_run_and_exec() {
+    let Some(lab) = Lab::open() else { return };
+    if !installed(&["podman"]) {
+        return;
+    }
+    let merged = Merged::of(&lab);
+    let directory = lab.path().join("podman");
+    let podman = |arguments: &[&str]| {
+        let mut command = Command::new("timeout");
+        command.args(["120", "podman", "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]);
+        command.arg("--root").arg(directory.join("root")).arg("--runroot").arg(directory.join("run")).arg("--runtime").arg(lab.bulkhead());
+        command.args(arguments).stdin(Stdio::null()).output().expect("podman")
+    };
+    // --rootfs needs no image.
+    let rootfs = merged.0.display().to_string();
+    let hello = podman(&["run", "--rm", "--network", "none", "--rootfs", &rootfs, "sh", "-c", "echo hello from podman; exit 3"]);
+    assert_eq!((text(&hello).contains("hello from podman"), hello.status.code()), (true, Some(3)), "{}", text(&hello));
+    let detached = podman(&["run", "--detach", "--name", "box", "--network", "none", "--rootfs", &rootfs, "sleep", "1000"]);
+    assert!(detached.status.success(), "{}", text(&detached));
+    let exec = podman(&["exec", "box", "sh", "-c", "echo in exec; exit 4"]);
+    assert_eq!((text(&exec).contains("in exec"), exec.status.code()), (true, Some(4)), "{}", text(&exec));
+    let removed = podman(&["rm", "--force", "--time", "0", "box"]);
+    assert!(removed.status.success(), "{}", text(&removed));
+}
