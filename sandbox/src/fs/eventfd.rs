@@ -26,6 +26,20 @@ impl EventFile {
     pub fn create(value: u64, semaphore: bool) -> Arc<EventFile> {
         Arc::new(EventFile { value: Mutex::new(value), semaphore, queue: WaitQueue::new(), inode: anonymous::next_inode() })
     }
+
+    /// Adds to the counter. `EAGAIN` where the sum would be too large, `EINVAL` for the one value that never fits. A call that waits for
+    /// room reads its eight bytes once and comes back here, since a source gives them only once.
+    pub fn add(&self, added: u64) -> Result<()> {
+        if added == u64::MAX {
+            return Err(Errno::EINVAL);
+        }
+        {
+            let mut value = self.value.lock();
+            *value = value.checked_add(added).filter(|sum| *sum <= MOST).ok_or(Errno::EAGAIN)?;
+        }
+        self.queue.wake(Ready::READABLE);
+        Ok(())
+    }
 }
 
 impl File for EventFile {
@@ -51,21 +65,9 @@ impl File for EventFile {
         if from.remaining() < 8 {
             return Err(Errno::EINVAL);
         }
-        {
-            // The bytes are taken only once there is room for them; a value never shrinks between two looks by the one writer.
-            let mut value = self.value.lock();
-            if *value == MOST {
-                return Err(Errno::EAGAIN);
-            }
-            let mut bytes = [0u8; 8];
-            from.take(&mut bytes)?;
-            let added = u64::from_ne_bytes(bytes);
-            if added == u64::MAX {
-                return Err(Errno::EINVAL);
-            }
-            *value = value.checked_add(added).filter(|sum| *sum <= MOST).ok_or(Errno::EAGAIN)?;
-        }
-        self.queue.wake(Ready::READABLE);
+        let mut bytes = [0u8; 8];
+        from.take(&mut bytes)?;
+        self.add(u64::from_ne_bytes(bytes))?;
         Ok(8)
     }
 
@@ -91,5 +93,19 @@ impl File for EventFile {
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sum_that_is_too_large_changes_nothing() {
+        let file = EventFile::create(MOST - 1, false);
+        assert_eq!(file.add(2), Err(Errno::EAGAIN));
+        assert_eq!(file.add(u64::MAX), Err(Errno::EINVAL));
+        assert_eq!(file.add(1), Ok(()));
+        assert_eq!(file.poll(), Ready::READABLE);
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::{Argument, Call, Entry, Outcome, message};
 use crate::errno::{Errno, Result};
+use crate::fs::eventfd::EventFile;
 use crate::kernel::park;
 use crate::kernel::signal;
 use crate::kernel::timer::Deadline;
@@ -160,6 +161,9 @@ pub fn write_open(call: &Call, open: Arc<OpenFile>, mut from: Segments, at: Opti
     if Socket::of(&open).is_ok() {
         return message::write(call, &open, from);
     }
+    if open.file.as_any().is::<EventFile>() {
+        return write_event(open, &mut from);
+    }
     let mut done = 0;
     let first = write_once(call, &open, &mut from, at, flags);
     match first {
@@ -188,6 +192,27 @@ pub fn write_open(call: &Call, open: Arc<OpenFile>, mut from: Segments, at: Opti
             }
         }
         Ok(done.into())
+    })))
+}
+
+/// Adds to an eventfd: eight bytes and no more, however long the buffer is (eventfd(2)).
+fn write_event(open: Arc<OpenFile>, from: &mut dyn Source) -> Result<Outcome> {
+    fn add(open: &OpenFile, added: u64) -> Result<usize> {
+        open.file.as_any().downcast_ref::<EventFile>().ok_or(Errno::EINVAL)?.add(added).map(|()| 8)
+    }
+    if from.remaining() < 8 {
+        return Err(Errno::EINVAL);
+    }
+    let mut bytes = [0u8; 8];
+    from.take(&mut bytes)?;
+    let added = u64::from_ne_bytes(bytes);
+    match add(&open, added) {
+        Err(Errno::EAGAIN) if !open.nonblocking() => {}
+        result => return result.map(Outcome::from),
+    }
+    let Some(queue) = open.file.wait_queue().cloned() else { return Err(Errno::EAGAIN) };
+    Ok(Outcome::Park(Box::pin(async move {
+        park::retry(&queue, Ready::WRITABLE, Deadline::Never, || add(&open, added)).await.map(Outcome::from)
     })))
 }
 
