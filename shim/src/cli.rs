@@ -505,12 +505,15 @@ fn debug(session: &Session, debug: Debug) -> anyhow::Result<i32> {
         }
         Debug::DirectSet => {
             for row in bulkhead_sandbox::platform::direct::TABLE {
-                println!("{:<18} {}", row.name, row.reason);
+                println!("{:>4} {:<24} direct: {}", row.number, row.name, row.reason);
+            }
+            for row in bulkhead_sandbox::platform::let_go::TABLE {
+                println!("{:>4} {:<24} let go: {}", row.number, row.name, row.reason);
             }
         }
         Debug::KernelCalls => {
             for row in bulkhead_sandbox::confine::CALLS {
-                println!("{:<18} {}", row.name, row.reason);
+                println!("{:>4} {:<24} {}", row.number, row.name, row.reason);
             }
         }
         Debug::ConfigFields => print!("{}", crate::oci::fields::markdown()),

@@ -137,7 +137,11 @@ impl Dispatcher {
         }
         match result {
             Ok(Outcome::Value(value)) => self.answer(&call, Answer::Result(Ok(value))),
-            Ok(Outcome::Continue) => self.answer(&call, Answer::LetGo),
+            Ok(Outcome::Continue) if super::let_go::allows(call.number) => self.answer(&call, Answer::LetGo),
+            Ok(Outcome::Continue) => {
+                crate::log::error(&format!("call {} is not one that may be let go", call.number));
+                self.answer(&call, Answer::Result(Err(Errno::ENOSYS)));
+            }
             Ok(Outcome::Gone) => {}
             Err(error) => self.answer(&call, Answer::Result(Err(error))),
             Ok(Outcome::Park(mut future)) => {

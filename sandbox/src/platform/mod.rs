@@ -13,6 +13,7 @@ pub mod dispatch;
 pub mod exec_root;
 pub mod exec_stop;
 pub mod filter;
+pub mod let_go;
 pub mod memory;
 pub mod notify;
 pub mod process;
