@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::{Argument, Call, Entry, Outcome};
 use crate::errno::{Errno, Result};
-use crate::kernel::credentials::Capability;
+use crate::kernel::credentials::{Capability, Credentials};
 use crate::kernel::fork;
 use crate::kernel::limits::Limit;
-use crate::kernel::task::Process;
+use crate::kernel::task::{Pid, Process};
 use crate::platform::process;
 
 use Argument::{Descriptor, Hex, Number, Path, Pointer};
@@ -27,17 +27,17 @@ pub const TABLE: &[Entry] = &[
     Entry::new(libc::SYS_setrlimit, "setrlimit", |call| limits(call, &call.process, call.uint(0), Some(1), None), &[Number, Pointer]),
     Entry::new(libc::SYS_prlimit64, "prlimit64", prlimit, &[Number, Number, Pointer, Pointer]),
     Entry::new(libc::SYS_sched_getaffinity, "sched_getaffinity", on_own, &[Number, Number, Pointer]),
-    Entry::new(libc::SYS_sched_setaffinity, "sched_setaffinity", on_own, &[Number, Number, Pointer]),
+    Entry::new(libc::SYS_sched_setaffinity, "sched_setaffinity", on_owned, &[Number, Number, Pointer]),
     Entry::new(libc::SYS_sched_getscheduler, "sched_getscheduler", on_own, &[Number]),
     Entry::new(libc::SYS_sched_getparam, "sched_getparam", on_own, &[Number, Pointer]),
-    Entry::new(libc::SYS_sched_setscheduler, "sched_setscheduler", on_own, &[Number, Number, Pointer]),
-    Entry::new(libc::SYS_sched_setparam, "sched_setparam", on_own, &[Number, Pointer]),
+    Entry::new(libc::SYS_sched_setscheduler, "sched_setscheduler", on_owned, &[Number, Number, Pointer]),
+    Entry::new(libc::SYS_sched_setparam, "sched_setparam", on_owned, &[Number, Pointer]),
     Entry::new(libc::SYS_sched_getattr, "sched_getattr", on_own, &[Number, Pointer, Number, Hex]),
     Entry::new(libc::SYS_sched_rr_get_interval, "sched_rr_get_interval", on_own, &[Number, Pointer]),
     Entry::new(libc::SYS_sched_get_priority_max, "sched_get_priority_max", native, &[Number]),
     Entry::new(libc::SYS_sched_get_priority_min, "sched_get_priority_min", native, &[Number]),
     Entry::new(libc::SYS_getpriority, "getpriority", priority, &[Number, Number]),
-    Entry::new(libc::SYS_setpriority, "setpriority", priority, &[Number, Number, Number]),
+    Entry::new(libc::SYS_setpriority, "setpriority", set_priority, &[Number, Number, Number]),
     Entry::new(libc::SYS_personality, "personality", personality, &[Hex]),
     Entry::new(libc::SYS_syslog, "syslog", |_| Err(Errno::EPERM), &[Number, Pointer, Number]),
     Entry::new(libc::SYS_reboot, "reboot", |_| Err(Errno::EPERM), &[Hex, Hex, Hex]),
@@ -72,6 +72,63 @@ fn native(_: &Call) -> Result<Outcome> {
 /// same nobody without capabilities.
 fn on_own(_: &Call) -> Result<Outcome> {
     Ok(Outcome::Continue)
+}
+
+/// The scheduler's calls that change a thread. To the host every process here is the same nobody, so that it would let anyone change anyone: whose thread
+/// it is, is decided here.
+fn on_owned(call: &Call) -> Result<Outcome> {
+    require_owner(call, call.int(0))?;
+    Ok(Outcome::Continue)
+}
+
+/// `EPERM` where the thread with this number in the container is another user's and the caller has no `CAP_SYS_NICE` (sched_setaffinity(2)).
+fn require_owner(call: &Call, number: i32) -> Result<()> {
+    if number == 0 || call.credentials().capable(Capability::SysNice) {
+        return Ok(());
+    }
+    let threads: Vec<_> = crate::kernel::kernel().threads.read().values().filter(|thread| thread.inner == number).cloned().collect();
+    let known =
+        threads.into_iter().find(|thread| thread.process().is_some_and(|process| Arc::ptr_eq(&process.container, &call.process.container)));
+    // A child that has made no call yet is looked for; so is a thread of the caller's own, which pthread_create(3) does this to.
+    let known = known.or_else(|| fork::find(&call.process.container, number)?.threads.lock().first().cloned());
+    match known {
+        Some(thread) if owns(call, &thread.credentials.read()) => Ok(()),
+        Some(_) => Err(Errno::EPERM),
+        None if is_own_thread(call.process.pid, number) => Ok(()),
+        None => Err(Errno::ESRCH),
+    }
+}
+
+/// Whether the caller's effective user is the real or effective user of the other.
+fn owns(call: &Call, other: &Credentials) -> bool {
+    let euid = call.credentials().euid;
+    other.uid == euid || other.euid == euid
+}
+
+/// Whether a process has a thread with this number in its innermost PID namespace.
+fn is_own_thread(process: Pid, number: i32) -> bool {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{}/task", process.0)) else { return false };
+    tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok()).any(|status| {
+        let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        line.and_then(|numbers| numbers.split_whitespace().next_back()).is_some_and(|inner| inner.parse() == Ok(number))
+    })
+}
+
+/// setpriority(2): as for [`on_owned`]; of a group, every member must be the caller's.
+fn set_priority(call: &Call) -> Result<Outcome> {
+    match (call.int(0), call.int(1)) {
+        (PRIO_PROCESS, number) => require_owner(call, number)?,
+        (PRIO_GROUP, number) if !call.credentials().capable(Capability::SysNice) => {
+            let wanted = if number == 0 { process::inner_group(call.process.pid)? } else { number };
+            for member in crate::kernel::signal::of_container(&call.process.container) {
+                if process::inner_group(member.pid) == Ok(wanted) {
+                    require_owner(call, member.inner)?;
+                }
+            }
+        }
+        _ => {}
+    }
+    priority(call)
 }
 
 /// Priorities of processes and groups are the host's; of users there is no native notion here.
@@ -136,7 +193,8 @@ fn prlimit(call: &Call) -> Result<Outcome> {
     if !Arc::ptr_eq(&target, &call.process) {
         let theirs = target.threads.lock().first().map(|thread| thread.credentials.read().clone()).ok_or(Errno::ESRCH)?;
         let mine = call.credentials();
-        let same = [theirs.uid, theirs.euid, theirs.suid].iter().all(|id| *id == mine.uid);
+        let same = [theirs.uid, theirs.euid, theirs.suid].iter().all(|id| *id == mine.uid)
+            && [theirs.gid, theirs.egid, theirs.sgid].iter().all(|id| *id == mine.gid);
         if !same && !mine.capable(Capability::SysResource) {
             return Err(Errno::EPERM);
         }
@@ -188,5 +246,17 @@ fn personality(call: &Call) -> Result<Outcome> {
         u32::MAX | 0 => Ok(().into()),
         NO_RANDOMIZATION => Ok(Outcome::Continue),
         _ => Err(Errno::EINVAL),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_knows_its_own_threads() {
+        let own = std::process::id() as i32;
+        assert!(is_own_thread(Pid(own), own));
+        assert!(!is_own_thread(Pid(own), -1));
     }
 }
