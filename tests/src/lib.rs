@@ -166,12 +166,11 @@ impl Lab {
             Runtime::Runc => self.overlay(&id),
             Runtime::Sandbox => self.rootfs(),
         };
-        let bundle = self.bundle(&id, &self.configuration(&id, &rootfs, arguments));
-        // One pipe for both streams keeps their order.
+        // Joined inside the container, the two streams keep their order: runc copies each from a pipe of its own.
+        let joined = [&["/bin/sh", "-c", "exec \"$@\" 2>&1", "sh"], arguments].concat();
+        let bundle = self.bundle(&id, &self.configuration(&id, &rootfs, &joined));
         let mut command = self.command(runtime);
-        command.arg("run").arg("--bundle").arg(&bundle).arg(&id);
-        let joined = format!("exec {} 2>&1", shell(&command));
-        let output = Command::new("sh").arg("-c").arg(joined).stdin(Stdio::null()).output().expect("sh");
+        let output = command.arg("run").arg("--bundle").arg(&bundle).arg(&id).output().expect("a runtime");
         if runtime == Runtime::Runc {
             let _ = run("umount", &[&rootfs.to_string_lossy()]);
         }
@@ -198,14 +197,10 @@ impl Drop for Lab {
     }
 }
 
-/// A command as a shell would be given it.
-fn shell(command: &Command) -> String {
-    let quote = |text: &std::ffi::OsStr| format!("'{}'", text.to_string_lossy().replace('\'', "'\\''"));
-    std::iter::once(command.get_program()).chain(command.get_args()).map(quote).collect::<Vec<_>>().join(" ")
-}
-
 fn ran(output: &Output) -> Ran {
     use std::os::unix::process::ExitStatusExt;
     let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
-    Ran { output: String::from_utf8_lossy(&output.stdout).into_owned(), code }
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    // What the runtime itself has to say belongs to the comparison, too.
+    Ran { output: text(&output.stdout) + &text(&output.stderr), code }
 }
