@@ -150,6 +150,25 @@ pub fn queue_to_thread(process: Pid, thread: Pid, signal: i32, information: &[i3
     if sent < 0 { Err(Errno::last()) } else { Ok(()) }
 }
 
+/// Whether all of `start..end` is mapped in a process, by its /proc/PID/maps.
+pub fn is_mapped(process: Pid, start: u64, end: u64) -> Result<bool> {
+    let text = std::fs::read_to_string(format!("/proc/{}/maps", process.0)).map_err(|_| Errno::ESRCH)?;
+    let mut at = start;
+    for line in text.lines() {
+        if at >= end {
+            break;
+        }
+        let Some((from, to)) = line.split_whitespace().next().and_then(|range| range.split_once('-')) else { continue };
+        let (Ok(from), Ok(to)) = (u64::from_str_radix(from, 16), u64::from_str_radix(to, 16)) else { continue };
+        if from <= at && at < to {
+            at = to;
+        } else if from > at {
+            return Ok(false);
+        }
+    }
+    Ok(at >= end)
+}
+
 /// The process group of a process, in the kernel's numbering.
 pub fn group(process: Pid) -> Result<Pid> {
     // SAFETY: no memory is passed.
@@ -262,6 +281,16 @@ mod tests {
         let own = Status::read(Pid(std::process::id() as i32)).unwrap();
         assert_eq!(own.tgid, std::process::id() as i32);
         assert!(!own.is_dead());
+    }
+
+    #[test]
+    fn mapped_ranges() {
+        let own = Pid(std::process::id() as i32);
+        let page = vec![0u8; 4096];
+        let address = page.as_ptr() as u64 & !4095;
+        assert_eq!(is_mapped(own, address, address + 4096), Ok(true));
+        assert_eq!(is_mapped(own, 4096, 8192), Ok(false));
+        assert_eq!(is_mapped(own, address, 1 << 46), Ok(false));
     }
 
     #[test]

@@ -92,13 +92,18 @@ fn memfd_create(call: &Call) -> Result<Outcome> {
     Ok(Outcome::Value(i64::from(call.install(file, flags & libc::MFD_CLOEXEC != 0)?.0)))
 }
 
-/// Says that every page is in memory, as the call may for pages that are about to be.
+/// Says that every mapped page is in memory, as the call may for pages that are about to be; which pages of a file the host's cache holds is nobody's
+/// business. `ENOMEM` where something in the range is not mapped: programs look for the ends of mappings so.
 fn mincore(call: &Call) -> Result<Outcome> {
     let (start, length) = (call.raw(0), call.raw(1));
     if start % 4096 != 0 {
         return Err(Errno::EINVAL);
     }
-    let pages = length.div_ceil(4096);
+    let end = start.checked_add(length).and_then(|end| end.checked_next_multiple_of(4096)).ok_or(Errno::ENOMEM)?;
+    if !crate::platform::process::is_mapped(call.process.pid, start, end)? {
+        return Err(Errno::ENOMEM);
+    }
+    let pages = (end - start) / 4096;
     let mut written = 0;
     while written < pages {
         let piece = (pages - written).min(4096) as usize;
