@@ -290,7 +290,7 @@ mod tests {
         let address = page.as_ptr() as u64 & !4095;
         assert_eq!(is_mapped(own, address, address + 4096), Ok(true));
         assert_eq!(is_mapped(own, 4096, 8192), Ok(false));
-        assert_eq!(is_mapped(own, address, 1 << 46), Ok(false));
+        assert_eq!(is_mapped(own, address, (1 << 47) - 4096), Ok(false));
     }
 
     #[test]
