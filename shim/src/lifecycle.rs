@@ -11,7 +11,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use bulkhead_protocol::client::Client;
 use bulkhead_protocol::messages::{
-    ContainerRequest, CreateRequest, ExecRequest, Mount, SignalRequest, StartRequest, StateRequest, Stdio, Tree, state_response::Status,
+    ContainerRequest, CreateRequest, ExecRequest, Mount, SignalRequest, StartRequest, StateRequest, Stdio, Tree, WaitRequest,
+    state_response::Status,
 };
 use bulkhead_protocol::streams::StreamConnection;
 use oci_spec::runtime::LinuxNamespaceType;
@@ -194,7 +195,16 @@ fn build(
     let mut streams = StreamConnection::open(&socket)?;
     let mut request = CreateRequest::new();
     request.container_id = container.id.as_str().to_owned();
-    request.config_json = serde_json::to_vec(&config.json)?;
+    let mut json = config.json.clone();
+    if json["hostname"].is_null() {
+        json["hostname"] = json!(nix::unistd::gethostname()?.to_string_lossy());
+    }
+    request.config_json = serde_json::to_vec(&json)?;
+    if let Some(path) =
+        linux.and_then(|linux| validate::namespace(linux, LinuxNamespaceType::Pid)).and_then(|namespace| namespace.path().clone())
+    {
+        request.pid_namespace_of = stands_in_at(session, container, &path)?;
+    }
     request.strace = session.strace;
     let read_only = config.spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
     let root = config.spec.root().as_ref().context("config.json: root: missing")?;
@@ -226,6 +236,11 @@ fn build(
     }
     let process = config.spec.process().as_ref().context("config.json: process: missing")?;
     let terminal = process.terminal().unwrap_or(false);
+    if let Some(size) = process.console_size() {
+        let stdio = request.stdio.mut_or_insert_default();
+        stdio.rows = size.height() as u32;
+        stdio.columns = size.width() as u32;
+    }
     let ours = give_stdio(&mut streams, request.stdio.mut_or_insert_default(), terminal, options.console_socket.as_deref())?;
     for number in 3..3 + options.preserve_fds {
         let descriptor = host::inherited(number as i32)?;
@@ -248,6 +263,17 @@ fn build(
             .with_context(|| format!("--pid-file {}", path.display()))?;
     }
     Ok(Started { pid: handle.pid, master })
+}
+
+/// The container of the same pod whose stand-in a namespace path names (`/proc/PID/ns/pid`).
+fn stands_in_at(session: &Session, container: &Container, path: &Path) -> anyhow::Result<String> {
+    let pid = path.strip_prefix("/proc").ok().and_then(|rest| rest.iter().next()?.to_str()?.parse::<i32>().ok());
+    let others = session.store.containers()?;
+    let found = others.iter().find(|other| other.pod == container.pod && pid.is_some() && other.stand_in.map(|handle| handle.pid) == pid);
+    match found {
+        Some(other) => Ok(other.id.as_str().to_owned()),
+        None => bail!("linux.namespaces: pid: path {path:?}: not of a container of the same pod"),
+    }
 }
 
 fn attached(streams: &mut StreamConnection, tree: &OwnedFd) -> anyhow::Result<Tree> {
@@ -342,15 +368,46 @@ pub fn start(session: &Session, id: &str) -> anyhow::Result<()> {
         "stopped" => bail!("cannot start a container that has stopped"),
         status => bail!("cannot start an already {status} container"),
     }
+    let spec: oci_spec::runtime::Spec = serde_json::from_value(container.config.clone())?;
+    let mut client = Client::connect(&session.store.control_socket(&container.pod))?;
+    let inside = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
+    for (index, hook) in inside.into_iter().flatten().enumerate() {
+        run_inside(&mut client, &container, hook, index)?;
+    }
     let mut request = StartRequest::new();
     request.container_id = id.to_owned();
-    Client::connect(&session.store.control_socket(&container.pod))?.start(&request)?;
-    let spec: oci_spec::runtime::Spec = serde_json::from_value(container.config.clone())?;
+    client.start(&request)?;
     let shown = state(session, &container, "running").to_string();
     if let Err(error) = hooks::run("poststart", spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref()), &shown, None) {
         log::warning(error);
     }
     Ok(())
+}
+
+/// Runs a startContainer hook, as a process of the container.
+fn run_inside(client: &mut Client, container: &Container, hook: &oci_spec::runtime::Hook, index: usize) -> anyhow::Result<()> {
+    let path = hook.path().to_string_lossy().into_owned();
+    let mut arguments = hook.args().clone().unwrap_or_else(|| vec![path.clone()]);
+    if let Some(first) = arguments.first_mut() {
+        *first = path.clone();
+    }
+    let mut process = container.config["process"].clone();
+    process["args"] = json!(arguments);
+    process["terminal"] = json!(false);
+    process["env"] = json!(hook.env().clone().unwrap_or_default());
+    let mut request = ExecRequest::new();
+    request.container_id = container.id.as_str().to_owned();
+    request.exec_id = format!("startContainer-{index}");
+    request.process_json = serde_json::to_vec(&process)?;
+    let named = || format!("error running hook #{index}: hooks.startContainer[{index}].path: {path}");
+    client.exec(&request).with_context(named)?;
+    let mut wait = WaitRequest::new();
+    wait.container_id.clone_from(&request.container_id);
+    wait.exec_id.clone_from(&request.exec_id);
+    match client.wait(&wait)?.exit_status {
+        0 => Ok(()),
+        code => bail!("{}: exit status {code}", named()),
+    }
 }
 
 /// Sends a signal to a container's init, or to all its processes.

@@ -16,6 +16,7 @@ use crate::fs::host::HostNode;
 use crate::kernel::container::{CallCount, Container, UtsNames};
 use crate::kernel::kernel;
 use crate::platform::exec_root::ExecRoot;
+use crate::platform::spawner::Profile;
 use crate::sync::{Mutex, RwLock};
 use crate::vfs::mount::{Mount, MountFlags, MountNamespace};
 use crate::vfs::node::NodeRef;
@@ -106,6 +107,7 @@ fn build(request: &CreateRequest, spec: &Spec) -> Result<Arc<Container>, Refusal
     if read_only {
         *base.flags.write() |= MountFlags::READ_ONLY;
     }
+    let profile = profile(&request.config_json)?;
     let failed = |error: Errno| Refusal::new(Code::Internal, format!("making the exec root of container {id}: {error}"));
     crate::fs::host::identity::assume_kernel();
     let exec_root = ExecRoot::create(Path::new(EXEC_ROOTS), &exec_root_name(id)).map_err(failed)?;
@@ -123,12 +125,25 @@ fn build(request: &CreateRequest, spec: &Spec) -> Result<Arc<Container>, Refusal
         gate: Mutex::new(None),
         counts: counts.into_boxed_slice(),
         strace: request.strace,
+        profile,
         exec_root,
         terminals,
         execs: Mutex::default(),
         sysctls: RwLock::default(),
         root_read_only: read_only,
     }))
+}
+
+/// Compiles `linux.seccomp`, where config.json has one.
+fn profile(json: &[u8]) -> Result<Option<Profile>, Refusal> {
+    let wrong = |error: String| Refusal::new(Code::InvalidArgument, format!("config.json: linux.seccomp: {error}"));
+    let config: serde_json::Value = serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
+    let seccomp = &config["linux"]["seccomp"];
+    if seccomp.is_null() {
+        return Ok(None);
+    }
+    let compiled = crate::platform::profile::compile(seccomp.to_string().as_bytes()).map_err(|error| wrong(error.to_string()))?;
+    Ok(Some(compiled))
 }
 
 /// The exec root's directory: an id may be longer than a name, and must not be a special one.

@@ -185,7 +185,7 @@ fn make(
         environment: environment.into_iter().map(String::into_bytes).collect(),
         limits: native_limits(wanted, &limits),
         oom_score_adjustment: wanted.oom_score_adj(),
-        ..SpawnRequest::default()
+        profiles: container.profile.iter().cloned().collect(),
     };
     let (pid, gate) = spawner().spawn(&request).map_err(|error| Refusal::new(Code::Internal, format!("starting a process: {error}")))?;
     let console = stdio.terminal.then(|| descriptors.get(crate::vfs::descriptor::Descriptor(0)).ok()).flatten();

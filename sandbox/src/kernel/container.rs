@@ -23,6 +23,8 @@ pub struct Container {
     pub counts: Box<[CallCount]>,
     /// Log every call.
     pub strace: bool,
+    /// The seccomp profile of config.json, installed natively on each of its processes.
+    pub profile: Option<crate::platform::spawner::Profile>,
     /// What its processes find natively.
     pub exec_root: Arc<crate::platform::exec_root::ExecRoot>,
     /// Its terminals (`devpts` instance).
