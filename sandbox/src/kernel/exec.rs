@@ -167,8 +167,26 @@ pub fn settle(process: &Arc<Process>, caller: &Arc<Thread>) -> Result<()> {
         return Ok(());
     }
     let Some(done) = slot.take() else { return Ok(()) };
+    // Held until all is done: another worker may be about to serve the new program's first call.
+    let result = complete(process, done);
     drop(slot);
-    complete(process, done)
+    result
+}
+
+/// Looks whether any exec in flight has succeeded: its program may run for long before it makes a call, and the names it was executed by
+/// are not free until then.
+pub fn settle_all() {
+    let processes: Vec<Arc<Process>> = super::kernel().processes.read().values().cloned().collect();
+    for process in processes {
+        let mut slot = process.exec.lock();
+        // The planted descriptor is gone only after success; while it is there the exec is under way or has failed.
+        if slot.is_none() || !matches!(process::pidfd_getfd(&process.pidfd, PLANTED as i32), Err(Errno::EBADF)) {
+            continue;
+        }
+        if let Some(done) = slot.take() {
+            let _ = complete(&process, done);
+        }
+    }
 }
 
 /// The host runs the new program: makes it so here.

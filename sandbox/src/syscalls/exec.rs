@@ -44,6 +44,7 @@ fn start(call: &Call, path: &[u8]) -> Result<Outcome> {
             break;
         }
         std::thread::sleep(std::time::Duration::from_micros(500));
+        exec::settle_all();
         pending = exec::prepare(call, path);
     }
     let pending = pending?;
