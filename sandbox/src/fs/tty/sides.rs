@@ -268,7 +268,8 @@ pub(super) fn outer_group(call: &Call, inner: i32) -> Result<Pid> {
     }
     let members = crate::kernel::signal::of_container(&call.process.container);
     for member in members {
-        let group = process::group(member.pid)?;
+        // A member that dies meanwhile has no group any more.
+        let Ok(group) = process::group(member.pid) else { continue };
         let shown = if group == member.pid { member.inner } else { crate::kernel::fork::inner_number(&call.process.container, group) };
         if shown == inner || (shown == 0 && process::inner_group(member.pid) == Ok(inner)) {
             return Ok(group);
