@@ -161,6 +161,11 @@ impl Lab {
 
     /// Runs a program in a fresh view of the root file system.
     pub fn run(&self, runtime: Runtime, id: &str, arguments: &[&str]) -> Ran {
+        self.run_with(runtime, id, arguments, |_| {})
+    }
+
+    /// The same; `change` changes the configuration.
+    pub fn run_with(&self, runtime: Runtime, id: &str, arguments: &[&str], change: impl FnOnce(&mut Value)) -> Ran {
         let id = format!("{id}-{}", if runtime == Runtime::Runc { "runc" } else { "sandbox" });
         let rootfs = match runtime {
             Runtime::Runc => self.overlay(&id),
@@ -168,7 +173,9 @@ impl Lab {
         };
         // Joined inside the container, the two streams keep their order: runc copies each from a pipe of its own.
         let joined = [&["/bin/sh", "-c", "exec \"$@\" 2>&1", "sh"], arguments].concat();
-        let bundle = self.bundle(&id, &self.configuration(&id, &rootfs, &joined));
+        let mut configuration = self.configuration(&id, &rootfs, &joined);
+        change(&mut configuration);
+        let bundle = self.bundle(&id, &configuration);
         let mut command = self.command(runtime);
         let output = command.arg("run").arg("--bundle").arg(&bundle).arg(&id).output().expect("a runtime");
         if runtime == Runtime::Runc {
