@@ -35,6 +35,22 @@ pub struct Lab {
     network: String,
 }
 
+/// The programs of `tests/programs`, and what runs each: what every wall is compared with runc by.
+pub const PROGRAMS: [(&str, &str); 12] = [
+    ("bash.sh", "/bin/bash"),
+    ("coreutils.sh", "/bin/bash"),
+    ("python.py", "/usr/bin/python3"),
+    ("build.sh", "/bin/bash"),
+    ("git.sh", "/bin/bash"),
+    ("perl.pl", "/usr/bin/perl"),
+    ("archive.sh", "/bin/bash"),
+    ("redis.sh", "/bin/bash"),
+    ("nginx.sh", "/bin/bash"),
+    ("dpkg.sh", "/bin/bash"),
+    ("su.sh", "/bin/bash"),
+    ("static.sh", "/bin/bash"),
+];
+
 /// Capabilities as container engines give them by default.
 const CAPABILITIES: [&str; 14] = [
     "CAP_CHOWN",

@@ -2,23 +2,7 @@
 //!
 //! One list of programs; a wall is a parameter.
 
-use bulkhead_tests::{Lab, Runtime};
-
-/// A program of `tests/programs` and what runs it.
-const PROGRAMS: [(&str, &str); 12] = [
-    ("bash.sh", "/bin/bash"),
-    ("coreutils.sh", "/bin/bash"),
-    ("python.py", "/usr/bin/python3"),
-    ("build.sh", "/bin/bash"),
-    ("git.sh", "/bin/bash"),
-    ("perl.pl", "/usr/bin/perl"),
-    ("archive.sh", "/bin/bash"),
-    ("redis.sh", "/bin/bash"),
-    ("nginx.sh", "/bin/bash"),
-    ("dpkg.sh", "/bin/bash"),
-    ("su.sh", "/bin/bash"),
-    ("static.sh", "/bin/bash"),
-];
+use bulkhead_tests::{Lab, PROGRAMS, Runtime};
 
 /// The walls that are compared with runc.
 const WALLS: [Runtime; 1] = [Runtime::Sandbox];
