@@ -249,7 +249,8 @@ fn settings(path: Option<&PathBuf>) -> anyhow::Result<Settings> {
 fn run(cli: Cli) -> anyhow::Result<i32> {
     let settings = settings(cli.config.as_ref())?;
     let mut session = Session {
-        store: Store::new(cli.root),
+        // The stand-ins and the wall leave this directory.
+        store: Store::new(std::path::absolute(cli.root)?),
         systemd_cgroup: cli.systemd_cgroup,
         isolation: cli.isolation.or(settings.default_isolation).unwrap_or_else(|| String::from("sandbox")),
         overlay: cli.overlay.or(settings.overlay).unwrap_or_else(|| String::from("none")),
