@@ -26,6 +26,7 @@ const MOUNTS: [(&str, &str, &str, bool); 3] = [
 
 /// Builds the tree and makes it the root.
 pub fn enter() -> Result<(), String> {
+    crate::fs::sys::remember();
     let none = None::<&str>;
     let failed = |what: &'static str| move |error: nix::errno::Errno| format!("{what}: {error}");
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(failed("making mounts private"))?;

@@ -100,7 +100,7 @@ fn build(request: &CreateRequest, spec: &Spec) -> Result<Arc<Container>, Refusal
     let host_root = attach_tree(id, "root", request.root.stream)?;
     let root = layered(request, host_root)?;
     let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
-    let base = Mount::new(root, MountFlags::empty(), "overlay", "overlay", "");
+    let base = Mount::new(root, MountFlags::RELATIVE_ACCESS_TIME, "overlay", "overlay", "");
     let namespace = Arc::new(MountNamespace { root: base.clone(), generation: Default::default() });
     let terminals = Instance::new().map_err(|error| Refusal::new(Code::Internal, format!("devpts of container {id}: {error}")))?;
     mounts::build(id, &namespace, spec, request, &terminals)?;

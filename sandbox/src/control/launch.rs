@@ -200,6 +200,7 @@ fn make(
         executable: None,
         name: [0; 16],
         dumpable: 1,
+        login: Default::default(),
     };
     let adopted = Status::read(pid)
         .and_then(|status| fork::new_process(pid, &status, snapshot))

@@ -17,7 +17,7 @@ use crate::vfs::node::{FileType, NodeRef};
 use crate::vfs::walk::{self, Walk, WalkFlags};
 
 /// Options that set or clear a flag of the mount (mount(8)).
-const OPTIONS: [(&str, MountFlags, bool); 14] = [
+const OPTIONS: [(&str, MountFlags, bool); 16] = [
     ("ro", MountFlags::READ_ONLY, true),
     ("rw", MountFlags::READ_ONLY, false),
     ("nosuid", MountFlags::NO_SUID, true),
@@ -32,19 +32,89 @@ const OPTIONS: [(&str, MountFlags, bool); 14] = [
     ("diratime", MountFlags::NO_DIRECTORY_ACCESS_TIME, false),
     ("relatime", MountFlags::RELATIVE_ACCESS_TIME, true),
     ("norelatime", MountFlags::RELATIVE_ACCESS_TIME, false),
+    ("strictatime", MountFlags::RELATIVE_ACCESS_TIME, false),
+    ("nostrictatime", MountFlags::RELATIVE_ACCESS_TIME, true),
+];
+/// Options that say how a mount is made or spread, not what it is like: no mount line shows them.
+const MAKING: [&str; 13] = [
+    "bind",
+    "rbind",
+    "defaults",
+    "private",
+    "rprivate",
+    "shared",
+    "rshared",
+    "slave",
+    "rslave",
+    "unbindable",
+    "runbindable",
+    "async",
+    "tmpcopyup",
 ];
 
 /// The flags among a mount's options, and the rest: the file system's own.
 fn split(options: &[String]) -> (MountFlags, Vec<&str>) {
-    let mut flags = MountFlags::empty();
+    // Linux's default, unless access times are switched off (mount(2), MS_RELATIME).
+    let mut flags = MountFlags::RELATIVE_ACCESS_TIME;
     let mut own = Vec::new();
     for option in options {
         match OPTIONS.iter().find(|(name, _, _)| name == option) {
             Some((_, flag, set)) => flags.set(*flag, *set),
+            None if MAKING.contains(&option.as_str()) => {}
             None => own.push(option.as_str()),
         }
     }
+    if flags.contains(MountFlags::NO_ACCESS_TIME) {
+        flags.remove(MountFlags::RELATIVE_ACCESS_TIME);
+    }
     (flags, own)
+}
+
+/// The type that mount lines show: the unified hierarchy, whichever was asked for, and for a bind mount the type of what is bound.
+fn shown_kind(kind: &str, root: &NodeRef) -> &'static str {
+    /// Magic numbers of file systems that volumes come from (statfs(2)).
+    const KINDS: [(i64, &str); 8] = [
+        (0xef53, "ext4"),
+        (0x5846_5342, "xfs"),
+        (0x9123_683e, "btrfs"),
+        (0x0102_1994, "tmpfs"),
+        (0x794c_7630, "overlay"),
+        (0x6969, "nfs"),
+        (0x2fc1_2fc1, "zfs"),
+        (0x6573_5546, "fuse"),
+    ];
+    match kind {
+        "proc" => "proc",
+        "sysfs" => "sysfs",
+        "devpts" => "devpts",
+        "tmpfs" => "tmpfs",
+        "mqueue" => "mqueue",
+        "cgroup" | "cgroup2" => "cgroup2",
+        _ => {
+            let magic = root.statistics().map_or(0, |statistics| statistics.kind);
+            KINDS.iter().find(|(known, _)| *known == magic).map_or("none", |(_, name)| *name)
+        }
+    }
+}
+
+/// A file system's own options as Linux shows them: in its order, in its units, without those that are the default.
+fn shown_options(kind: &str, options: &[&str]) -> String {
+    let order: &[&str] = match kind {
+        "tmpfs" => &["size", "nr_inodes", "mode", "uid", "gid"],
+        "devpts" => &["uid", "gid", "mode", "ptmxmode"],
+        _ => &[],
+    };
+    let value = |name: &str| options.iter().rev().find_map(|option| option.strip_prefix(name)?.strip_prefix('='));
+    let shown = |name: &&str| {
+        let text = value(name)?;
+        let text = match *name {
+            "size" => format!("{}k", bytes(text).ok()?.div_ceil(4096) * 4),
+            "mode" | "ptmxmode" => format!("{:03o}", u32::from_str_radix(text, 8).ok()?),
+            _ => text.to_owned(),
+        };
+        Some(format!("{name}={text}")).filter(|shown| kind != "tmpfs" || shown != "mode=1777")
+    };
+    order.iter().filter_map(shown).collect::<Vec<_>>().join(",")
 }
 
 fn refusal(destination: &str, error: Errno) -> Refusal {
@@ -68,8 +138,10 @@ pub fn build(
             Some(tree) => tree,
             None => file_system(kind, &mount.destination, &options, spec, terminals).map_err(failed)?,
         };
-        let shown = if kind == "bind" { "none" } else { kind };
-        let mounted = Mount::new(root, flags, shown, if kind == "bind" { "none" } else { kind }, &options.join(","));
+        // The host's device behind a volume is nobody's business here.
+        let source = if kind == "bind" { "none" } else { source(spec, &mount.destination).unwrap_or(kind) };
+        let shown = shown_kind(kind, &root);
+        let mounted = Mount::new(root, flags, shown, source, &shown_options(kind, &options));
         attach(namespace, &mount.destination, &mounted).map_err(failed)?;
     }
     let linux = spec.linux().as_ref();
@@ -80,6 +152,13 @@ pub fn build(
         mask(namespace, path).map_err(|error| refusal(path, error))?;
     }
     Ok(())
+}
+
+/// What config.json says is mounted at a place.
+fn source<'a>(spec: &'a Spec, destination: &str) -> Option<&'a str> {
+    let mounts = spec.mounts().iter().flatten();
+    let found = mounts.filter(|mount| mount.destination().to_str() == Some(destination)).next_back()?;
+    found.source().as_ref()?.to_str().filter(|source| !source.is_empty())
 }
 
 /// A fresh file system of a type.
@@ -95,7 +174,8 @@ fn file_system(kind: &str, destination: &str, options: &[&str], spec: &Spec, ter
             }
             Ok(root)
         }
-        "mqueue" | "cgroup" | "cgroup2" => Ok(FileSystem::create(0o755, 0, 0, u64::MAX)),
+        "mqueue" => Ok(FileSystem::create(0o1777, 0, 0, u64::MAX)),
+        "cgroup" | "cgroup2" => Ok(crate::fs::cgroup::root(spec)),
         _ => Err(Errno::ENODEV),
     }
 }
@@ -196,13 +276,48 @@ fn mask(namespace: &MountNamespace, path: &str) -> Result<()> {
         Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
         place => place?,
     };
-    let tree = FileSystem::create(0o755, 0, 0, 0);
-    let cover: NodeRef = if place.node.file_type() == FileType::Directory {
-        tree
+    let mount = if place.node.file_type() == FileType::Directory {
+        Mount::new(FileSystem::create(0o1777, 0, 0, 0), MountFlags::READ_ONLY | MountFlags::RELATIVE_ACCESS_TIME, "tmpfs", "tmpfs", "")
     } else {
-        tree.put("null", FileType::CharacterDevice, 0o666, libc::makedev(1, 3))?
+        nothing(namespace)?
     };
-    let mount = Mount::new(cover, MountFlags::READ_ONLY, "tmpfs", "tmpfs", "");
     place.mount.attach(&place.path, &mount);
     Ok(())
+}
+
+/// The container's /dev/null, shown again; one of our own where it has none.
+fn nothing(namespace: &MountNamespace) -> Result<Arc<Mount>> {
+    if let Ok(null) = find(namespace, "/dev/null")
+        && null.node.attributes().is_ok_and(|attributes| attributes.rdev == libc::makedev(1, 3))
+    {
+        let flags = *null.mount.flags.read();
+        return Ok(Mount::new(null.node.clone(), flags, &null.mount.kind, &null.mount.source, &null.mount.options));
+    }
+    let node = FileSystem::create(0o755, 0, 0, 0).put("null", FileType::CharacterDevice, 0o666, libc::makedev(1, 3))?;
+    Ok(Mount::new(node, MountFlags::READ_ONLY, "tmpfs", "tmpfs", ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(list: &[&str]) -> Vec<String> {
+        list.iter().map(|option| (*option).to_owned()).collect()
+    }
+
+    #[test]
+    fn access_times_are_relative_unless_said_otherwise() {
+        assert_eq!(split(&options(&["nosuid"])).0, MountFlags::NO_SUID | MountFlags::RELATIVE_ACCESS_TIME);
+        assert_eq!(split(&options(&["strictatime"])).0, MountFlags::empty());
+        assert_eq!(split(&options(&["noatime", "ro"])).0, MountFlags::NO_ACCESS_TIME | MountFlags::READ_ONLY);
+        assert_eq!(split(&options(&["rbind", "rprivate", "mode=755"])).1, ["mode=755"]);
+    }
+
+    #[test]
+    fn options_are_shown_as_linux_shows_them() {
+        assert_eq!(shown_options("tmpfs", &["mode=755", "size=65536k"]), "size=65536k,mode=755");
+        assert_eq!(shown_options("tmpfs", &["mode=1777", "size=1m"]), "size=1024k");
+        assert_eq!(shown_options("devpts", &["newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]), "gid=5,mode=620,ptmxmode=666");
+        assert_eq!(shown_options("proc", &["hidepid=2"]), "");
+    }
 }

@@ -268,6 +268,24 @@ impl File for Epoll {
         Ok(anonymous::attributes(self.inode, 0o600, 4096))
     }
 
+    fn details(&self) -> String {
+        let members: Vec<Arc<Member>> = self.shared.state.lock().members.values().cloned().collect();
+        let line = |member: &Arc<Member>| {
+            let file = member.file.upgrade()?;
+            let attributes = file.attributes().ok()?;
+            let (events, data) = {
+                let settings = member.settings.lock();
+                (settings.events, settings.data)
+            };
+            let position = file.offset.try_lock().map_or(0, |offset| *offset);
+            Some(format!(
+                "tfd: {:8} events: {events:8x} data: {data:16x}  pos:{position} ino:{:x} sdev:{:x}\n",
+                member.key.0.0, attributes.inode, attributes.device
+            ))
+        };
+        members.iter().filter_map(line).collect()
+    }
+
     fn description(&self) -> String {
         String::from("anon_inode:[eventpoll]")
     }

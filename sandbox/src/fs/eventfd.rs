@@ -87,6 +87,10 @@ impl File for EventFile {
         Ok(anonymous::attributes(self.inode, 0o600, 4096))
     }
 
+    fn details(&self) -> String {
+        format!("eventfd-count: {:16x}\neventfd-id: {}\neventfd-semaphore: {}\n", *self.value.lock(), self.inode, u8::from(self.semaphore))
+    }
+
     fn description(&self) -> String {
         String::from("anon_inode:[eventfd]")
     }

@@ -1,4 +1,5 @@
 //! File systems and file-like objects.
+pub mod cgroup;
 pub mod dev;
 pub mod devpts;
 pub mod epoll;

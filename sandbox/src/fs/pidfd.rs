@@ -47,6 +47,13 @@ impl File for PidFile {
         Ok(anonymous::attributes(self.inode, 0o600, 4096))
     }
 
+    fn details(&self) -> String {
+        // The process's number where it can be seen, -1 once it is gone.
+        let living = self.process.as_ref().filter(|process| process.exit.get().is_none());
+        let number = living.map_or(-1, |process| process.inner);
+        format!("Pid:\t{number}\nNSpid:\t{number}\n")
+    }
+
     fn description(&self) -> String {
         String::from("anon_inode:[pidfd]")
     }

@@ -24,6 +24,10 @@ pub type Write = Arc<dyn Fn(&[u8]) -> Result<()> + Send + Sync>;
 pub type List = Arc<dyn Fn() -> Vec<Named> + Send + Sync>;
 /// Says where a link leads.
 pub type Follow = Arc<dyn Fn() -> Result<LinkTarget> + Send + Sync>;
+/// Finds one item of a directory by its name, where that is cheaper than listing all.
+pub type Find = Arc<dyn Fn(&str) -> Option<Named> + Send + Sync>;
+/// Whether somebody may look inside: asked beyond the permission bits when a file is opened, a directory is searched or listed, a link is followed.
+pub type Guard = Arc<dyn Fn(&Credentials) -> Result<()> + Send + Sync>;
 
 /// What a name stands for.
 #[derive(Clone)]
@@ -47,16 +51,43 @@ pub struct Named {
     pub mode: u32,
     /// User and group.
     pub owner: (u32, u32),
+    /// What stat(2) shows as its size.
+    pub size: u64,
+    /// Who may look inside, beyond what the permission bits say.
+    pub guard: Option<Guard>,
+    /// What writing to it gives where it takes nothing.
+    pub refusal: Errno,
+    /// Whether it cannot even be opened for writing, whoever asks.
+    pub sealed: bool,
+    /// Who needs no permission bits.
+    pub open_to: Option<Guard>,
+    /// Finds an item of the directory by name.
+    pub find: Option<Find>,
+}
+
+fn named(name: &str, item: Item, mode: u32) -> Named {
+    Named {
+        name: name.to_owned(),
+        item,
+        mode,
+        owner: (0, 0),
+        size: 0,
+        guard: None,
+        refusal: Errno::EINVAL,
+        sealed: false,
+        open_to: None,
+        find: None,
+    }
 }
 
 /// A directory that always has these items.
 pub fn directory(name: &str, list: impl Fn() -> Vec<Named> + Send + Sync + 'static) -> Named {
-    Named { name: name.to_owned(), item: Item::Directory(Arc::new(list)), mode: 0o555, owner: (0, 0) }
+    named(name, Item::Directory(Arc::new(list)), 0o555)
 }
 
 /// A read-only file.
 pub fn file(name: &str, read: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static) -> Named {
-    Named { name: name.to_owned(), item: Item::File(Arc::new(read), None), mode: 0o444, owner: (0, 0) }
+    named(name, Item::File(Arc::new(read), None), 0o444)
 }
 
 /// A read-only file whose text never changes.
@@ -67,7 +98,7 @@ pub fn constant(name: &str, text: &str) -> Named {
 
 /// A link to a path.
 pub fn link(name: &str, target: impl Fn() -> Result<LinkTarget> + Send + Sync + 'static) -> Named {
-    Named { name: name.to_owned(), item: Item::Link(Arc::new(target)), mode: 0o777, owner: (0, 0) }
+    named(name, Item::Link(Arc::new(target)), 0o777)
 }
 
 impl Named {
@@ -81,6 +112,46 @@ impl Named {
     pub fn owner(mut self, owner: (u32, u32)) -> Named {
         self.owner = owner;
         self
+    }
+
+    /// The same with another size.
+    pub fn size(mut self, size: u64) -> Named {
+        self.size = size;
+        self
+    }
+
+    /// The same, for those alone whom `guard` lets.
+    pub fn guarded(mut self, guard: &Guard) -> Named {
+        self.guard = Some(guard.clone());
+        self
+    }
+
+    /// The same, with another answer to being written to.
+    pub fn refusing(mut self, error: Errno) -> Named {
+        self.refusal = error;
+        self
+    }
+
+    /// The same, never to be opened for writing.
+    pub fn sealed(mut self) -> Named {
+        self.sealed = true;
+        self
+    }
+
+    /// The same, whatever the permission bits say, for those whom `guard` lets.
+    pub fn open_to(mut self, guard: &Guard) -> Named {
+        self.open_to = Some(guard.clone());
+        self
+    }
+
+    /// The same, with a quicker way to one item; `find` gives what listing would.
+    pub fn finding(mut self, find: impl Fn(&str) -> Option<Named> + Send + Sync + 'static) -> Named {
+        self.find = Some(Arc::new(find));
+        self
+    }
+
+    fn admits(&self, who: &Credentials) -> Result<()> {
+        self.guard.as_ref().map_or(Ok(()), |guard| guard(who))
     }
 
     /// The same, with what is written taken.
@@ -100,6 +171,8 @@ pub struct Kind {
     pub magic: i64,
     /// The device number that stat(2) shows.
     pub device: u64,
+    /// Whether opening a file for writing that takes nothing is `EACCES`.
+    pub strict: bool,
 }
 
 /// A node of a synthetic tree.
@@ -110,9 +183,9 @@ pub struct SyntheticNode {
     parent: Option<NodeRef>,
 }
 
-/// The root of a tree.
-pub fn root(kind: Kind, list: impl Fn() -> Vec<Named> + Send + Sync + 'static) -> NodeRef {
-    Arc::new(SyntheticNode { kind, named: directory("", list), path: Vec::new(), parent: None })
+/// The root of a tree: a directory, whose name does not matter.
+pub fn root(kind: Kind, directory: Named) -> NodeRef {
+    Arc::new(SyntheticNode { kind, named: directory, path: Vec::new(), parent: None })
 }
 
 /// A number for a path, the same at every look (FNV-1a).
@@ -148,6 +221,7 @@ impl Node for SyntheticNode {
             links,
             uid: self.named.owner.0,
             gid: self.named.owner.1,
+            size: self.named.size,
             ..anonymous::attributes(inode(&self.path), mode, 1024)
         })
     }
@@ -163,13 +237,21 @@ impl Node for SyntheticNode {
     fn lookup(self: Arc<Self>, name: &[u8], who: &Credentials) -> Result<NodeRef> {
         let Item::Directory(list) = &self.named.item else { return Err(Errno::ENOTDIR) };
         self.access(Permission::EXECUTE, who)?;
-        let found = list().into_iter().find(|named| named.name.as_bytes() == name).ok_or(Errno::ENOENT)?;
+        self.named.admits(who)?;
+        let found = match &self.named.find {
+            Some(find) => std::str::from_utf8(name).ok().and_then(|name| find(name)),
+            None => list().into_iter().find(|named| named.name.as_bytes() == name),
+        };
+        let found = found.ok_or(Errno::ENOENT)?;
         Ok(Arc::new(SyntheticNode { kind: self.kind, named: found, path: self.below(name), parent: Some(self.clone()) }))
     }
 
-    fn read_link(&self, _: &Credentials) -> Result<LinkTarget> {
+    fn read_link(&self, who: &Credentials) -> Result<LinkTarget> {
         match &self.named.item {
-            Item::Link(follow) => follow(),
+            Item::Link(follow) => {
+                self.named.admits(who)?;
+                follow()
+            }
             _ => Err(Errno::EINVAL),
         }
     }
@@ -182,8 +264,11 @@ impl Node for SyntheticNode {
         if request.writes() {
             wanted |= Permission::WRITE;
         }
-        permits(&self.attributes()?, wanted, who)?;
-        if request.writes() && matches!(self.named.item, Item::File(_, None)) {
+        self.access(wanted, who)?;
+        self.named.admits(who)?;
+        // kernfs refuses at once what cannot be written, whoever asks; a file of procfs says so when it is written to.
+        let sealed = self.kind.strict || self.named.sealed;
+        if request.writes() && sealed && matches!(self.named.item, Item::File(_, None)) {
             return Err(Errno::EACCES);
         }
         Ok(Arc::new(SyntheticFile { node: self, text: Mutex::new(None) }))
@@ -196,6 +281,13 @@ impl Node for SyntheticNode {
     fn truncate(&self, _: u64, _: &Credentials) -> Result<()> {
         // O_TRUNC of a shell's redirection means nothing here.
         Ok(())
+    }
+
+    fn access(&self, wanted: Permission, who: &Credentials) -> Result<()> {
+        if self.named.open_to.as_ref().is_some_and(|guard| guard(who).is_ok()) {
+            return Ok(());
+        }
+        permits(&self.attributes()?, wanted, who)
     }
 
     fn statistics(&self) -> Result<FileSystemStatistics> {
@@ -228,7 +320,7 @@ impl File for SyntheticFile {
     }
 
     fn write(&self, _: &OpenFile, from: &mut dyn Source, _: Position) -> Result<usize> {
-        let Item::File(_, Some(write)) = &self.node.named.item else { return Err(Errno::EINVAL) };
+        let Item::File(_, Some(write)) = &self.node.named.item else { return Err(self.node.named.refusal) };
         let mut bytes = vec![0u8; from.remaining().min(4096)];
         let taken = from.take(&mut bytes)?;
         write(&bytes[..taken])?;

@@ -145,6 +145,20 @@ impl File for TimerFile {
         Ok(anonymous::attributes(self.inode, 0o600, 4096))
     }
 
+    fn details(&self) -> String {
+        let now = Moment::now();
+        let fired = self.shared.state.lock().expirations(now);
+        let setting = self.get();
+        let rest = Duration::from_nanos(setting.first.map_or(0, |first| first.0.saturating_sub(now.0)));
+        let pair = |time: Duration| format!("({}, {})", time.as_secs(), time.subsec_nanos());
+        format!(
+            "clockid: {}\nticks: {fired}\nsettime flags: 00\nit_value: {}\nit_interval: {}\n",
+            self.clock,
+            pair(rest),
+            pair(setting.interval)
+        )
+    }
+
     fn description(&self) -> String {
         String::from("anon_inode:[timerfd]")
     }

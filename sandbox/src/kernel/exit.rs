@@ -124,6 +124,9 @@ fn ended(process: &Arc<Process>) {
     release(process, None);
     fork::orphan(process);
     let status = process::reap(process.pid).ok();
+    if status.is_none() {
+        crate::fs::proc::zombies::keep(process);
+    }
     {
         let mut processes = kernel().processes.write();
         processes.remove(&process.pid);

@@ -49,6 +49,8 @@ pub struct Snapshot {
     pub name: [u8; 16],
     /// `PR_SET_DUMPABLE`.
     pub dumpable: i32,
+    /// Whom its session is accounted to.
+    pub login: super::accounting::Login,
 }
 
 impl Snapshot {
@@ -68,6 +70,7 @@ impl Snapshot {
             executable: process.executable.read().clone(),
             name: *thread.name.lock(),
             dumpable: process.dumpable.load(Ordering::Relaxed),
+            login: *process.login.lock(),
         }
     }
 
@@ -251,6 +254,8 @@ pub fn new_process(pid: Pid, status: &Status, snapshot: Snapshot) -> Result<Arc<
         timers: Mutex::default(),
         exec: Mutex::new(None),
         calls: AtomicU64::new(0),
+        transfers: Default::default(),
+        login: Mutex::new(snapshot.login),
     });
     let thread = new_thread(pid, status.inner, &process, &snapshot);
     process.threads.lock().push(thread.clone());

@@ -30,6 +30,15 @@ impl Limits {
     }
 }
 
+/// How many tasks, and signals in flight, a user may have: half of what the machine has room for (`fork_init()` in kernel/fork.c).
+fn tasks() -> u64 {
+    static TASKS: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *TASKS.get_or_init(|| {
+        let most = std::fs::read_to_string("/proc/sys/kernel/threads-max").ok().and_then(|text| text.trim().parse::<u64>().ok());
+        most.map_or(u64::MAX, |most| most / 2)
+    })
+}
+
 impl Default for Limits {
     /// Linux's own defaults for init, with runc's usual 1024 descriptors soft and 1048576 hard.
     fn default() -> Limits {
@@ -39,6 +48,9 @@ impl Default for Limits {
         limits[libc::RLIMIT_CORE as usize].soft = 0;
         limits[libc::RLIMIT_NOFILE as usize] = Limit { soft: 1024, hard: 1 << 20 };
         limits[libc::RLIMIT_MEMLOCK as usize] = Limit { soft: 8 << 20, hard: 8 << 20 };
+        let tasks = tasks();
+        limits[libc::RLIMIT_NPROC as usize] = Limit { soft: tasks, hard: tasks };
+        limits[libc::RLIMIT_SIGPENDING as usize] = Limit { soft: tasks, hard: tasks };
         limits[libc::RLIMIT_MSGQUEUE as usize] = Limit { soft: 819_200, hard: 819_200 };
         limits[libc::RLIMIT_NICE as usize] = Limit { soft: 0, hard: 0 };
         limits[libc::RLIMIT_RTPRIO as usize] = Limit { soft: 0, hard: 0 };

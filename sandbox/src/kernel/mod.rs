@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use crate::errno::Result;
 use crate::sync::RwLock;
 
+pub mod accounting;
 pub mod container;
 pub mod credentials;
 pub mod elf;

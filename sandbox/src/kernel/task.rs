@@ -103,6 +103,10 @@ pub struct Process {
     pub exec: Mutex<Option<crate::kernel::exec::PendingExec>>,
     /// How many calls it has made.
     pub calls: AtomicU64,
+    /// What it has read and written (proc_pid_io(5)).
+    pub transfers: super::accounting::Transfers,
+    /// Whom its session is accounted to.
+    pub login: Mutex<super::accounting::Login>,
 }
 
 /// A thread: Linux's task.

@@ -136,7 +136,10 @@ impl Dispatcher {
             syscalls::trace(&call, syscalls::lookup(call.number), &result);
         }
         match result {
-            Ok(Outcome::Value(value)) => self.answer(&call, Answer::Result(Ok(value))),
+            Ok(Outcome::Value(value)) => {
+                call.process.transfers.count(call.number, value);
+                self.answer(&call, Answer::Result(Ok(value)));
+            }
             Ok(Outcome::Continue) if super::let_go::allows(call.number) => self.answer(&call, Answer::LetGo),
             Ok(Outcome::Continue) => {
                 crate::log::error(&format!("call {} is not one that may be let go", call.number));

@@ -409,7 +409,11 @@ fn fstatfs(call: &Call) -> Result<Outcome> {
 fn put_statistics(call: &Call, statistics: &FileSystemStatistics, location: Option<&Location>) -> Result<Outcome> {
     /// `ST_VALID`: the flags mean something.
     const VALID: u64 = 0x20;
-    let flags = location.map_or(0, |location| location.mount.flags.read().bits()) | VALID;
+    /// `ST_RELATIME`: the one flag whose bit is not mount(2)'s.
+    const RELATIVE: u64 = 0x1000;
+    let mount = location.map_or(MountFlags::empty(), |location| *location.mount.flags.read());
+    let relative = if mount.contains(MountFlags::RELATIVE_ACCESS_TIME) { RELATIVE } else { 0 };
+    let flags = (mount - MountFlags::RELATIVE_ACCESS_TIME).bits() | relative | VALID;
     let words: [u64; 15] = [
         statistics.kind as u64,
         statistics.block_size as u64,

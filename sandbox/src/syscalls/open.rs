@@ -49,6 +49,8 @@ const KNOWN: i32 = libc::O_ACCMODE
     | TEMPORARY;
 /// `O_LARGEFILE` as the kernel has it on x86-64.
 const LARGE_FILE: i32 = 0o100_000;
+/// `O_LARGEFILE`, which the C library has as 0 on x86-64.
+const LARGE: i32 = 0o100_000;
 /// `__O_TMPFILE`: `O_TMPFILE` without the `O_DIRECTORY` that it contains.
 const TEMPORARY: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
 /// What is left of the flags with `O_PATH`.
@@ -125,7 +127,9 @@ fn finish(call: &Call, request: Request) -> Result<Outcome> {
             return crate::fs::pipe::open_for(call, location, key, request);
         }
     };
-    let file = OpenFile::new(file, Some(location), request.flags, call.credentials());
+    // A 64-bit program's files are all large (`force_o_largefile()`): F_GETFL and fdinfo show it. What only names a file has no such flag.
+    let large = if request.flags & libc::O_PATH == 0 { LARGE } else { 0 };
+    let file = OpenFile::new(file, Some(location), request.flags | large, call.credentials());
     file.file.opened(&file, call, request.flags);
     Ok(Outcome::Value(i64::from(call.install(file, close_on_exec)?.0)))
 }

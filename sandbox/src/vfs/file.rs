@@ -164,6 +164,11 @@ pub trait File: Any + Send + Sync {
         String::from("anon_inode:[unknown]")
     }
 
+    /// What /proc/PID/fdinfo shows of the object beyond what every file has: whole lines.
+    fn details(&self) -> String {
+        String::new()
+    }
+
     /// Opens the same object anew (opening `/proc/self/fd/N` of a pipe or terminal).
     fn reopen(&self, request: super::node::OpenRequest, who: &Credentials) -> Result<Arc<dyn File>> {
         Err(Errno::ENXIO)

@@ -3,6 +3,7 @@ pub mod anonymous;
 pub mod descriptor;
 pub mod file;
 pub mod locks;
+pub mod mapped;
 pub mod mount;
 pub mod node;
 pub mod object;

@@ -99,6 +99,24 @@ impl Location {
         Arc::ptr_eq(&self.mount, &other.mount) && self.node.key() == other.node.key()
     }
 
+    /// Its path in its mount namespace when it was resolved, from the root of all.
+    pub fn full_path(&self) -> Vec<u8> {
+        let mut names = vec![self.path.clone()];
+        let mut mount = self.mount.clone();
+        loop {
+            let place = mount.place.read().clone();
+            let Some((parent, path)) = place else { break };
+            names.push(path);
+            mount = parent;
+        }
+        let mut path = Vec::new();
+        for name in names.iter().rev().filter(|name| !name.is_empty()) {
+            path.push(b'/');
+            path.extend_from_slice(name);
+        }
+        if path.is_empty() { b"/".to_vec() } else { path }
+    }
+
     /// Whether it is its mount's root.
     pub fn is_mount_root(&self) -> bool {
         self.node.key() == self.mount.root.key()

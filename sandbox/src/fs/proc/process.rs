@@ -1,66 +1,132 @@
-//! /proc/PID.
+//! The directories of processes and threads: what stands in them, who owns it, who may look (proc_pid(5)).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
+use super::access::{self, guard, owner, user};
+use super::{caller, descriptors, first_thread, memory, mounts, namespaces, status};
 use crate::errno::{Errno, Result};
-use crate::fs::synthetic::{Named, constant, directory, file, link};
-use crate::kernel::fork;
-use crate::kernel::task::{Pid, Process, Thread};
-use crate::platform::memory::{Address, Memory};
-use crate::vfs::mount::{Location, Mount, MountFlags};
+use crate::fs::synthetic::{Guard, Named, constant, directory, file, link};
+use crate::kernel::container::Container;
+use crate::kernel::credentials::Capability;
+use crate::kernel::kernel;
+use crate::kernel::limits::Limits;
+use crate::kernel::task::{self, Process, Thread};
 use crate::vfs::node::LinkTarget;
 
-/// The owner of a process's files: its user, or root where it must not be looked into.
-fn owner(process: &Process) -> (u32, u32) {
-    let first = process.threads.lock().first().cloned();
-    match first {
-        Some(thread) if process.dumpable.load(Ordering::Relaxed) == 1 => {
-            let who = thread.credentials.read();
-            (who.euid, who.egid)
-        }
-        _ => (0, 0),
-    }
-}
+/// An id map that has been written and cannot be again: every id is itself (user_namespaces(7)).
+const EVERY_ID: &str = "         0          0 4294967295\n";
 
 /// The directory of one process.
 pub fn directory_of(process: &Arc<Process>) -> Named {
-    let owned = process.clone();
-    directory(&process.inner.to_string(), move || list(&owned)).owner(owner(process))
+    named(process, process.inner)
 }
 
-fn first_thread(process: &Process) -> Result<Arc<Thread>> {
-    process.threads.lock().first().cloned().ok_or(Errno::ESRCH)
+/// The directory of the process that a thread belongs to, by the thread's number: it is not listed, and there.
+pub fn of_thread(container: &Arc<Container>, inner: i32) -> Option<Named> {
+    let threads = kernel().threads.read();
+    let processes: Vec<Arc<Process>> =
+        threads.values().filter(|thread| thread.inner == inner).filter_map(|thread| thread.process()).collect();
+    drop(threads);
+    processes.into_iter().find(|process| Arc::ptr_eq(&process.container, container)).map(|process| named(&process, inner))
 }
 
-/// A file of one process, made by a function of it.
-fn of(process: &Arc<Process>, name: &str, read: fn(&Arc<Process>) -> Result<Vec<u8>>) -> Named {
-    let process = process.clone();
-    file(name, move || read(&process))
+fn named(process: &Arc<Process>, number: i32) -> Named {
+    let listed = process.clone();
+    directory(&number.to_string(), move || list(&listed)).owner(user(process))
+}
+
+/// What everything in one directory needs.
+struct Room {
+    process: Arc<Process>,
+    /// `None` for the directory of the whole process.
+    thread: Option<Arc<Thread>>,
+    guard: Guard,
+    owner: (u32, u32),
+}
+
+type OfProcess = fn(&Arc<Process>) -> Result<Vec<u8>>;
+
+impl Room {
+    fn thread(&self) -> Result<Arc<Thread>> {
+        self.thread.clone().map_or_else(|| first_thread(&self.process), Ok)
+    }
+
+    /// A file made by a function of the process.
+    fn file(&self, name: &str, read: OfProcess) -> Named {
+        let process = self.process.clone();
+        file(name, move || read(&process))
+    }
+
+    /// A file made by a function of the thread.
+    fn thread_file(
+        &self,
+        name: &str,
+        read: impl Fn(&Arc<Process>, &Arc<Thread>, bool) -> Result<Vec<u8>> + Send + Sync + 'static,
+    ) -> Named {
+        let (process, thread) = (self.process.clone(), self.thread.clone());
+        file(name, move || {
+            let shown = thread.clone().map_or_else(|| first_thread(&process), Ok)?;
+            read(&process, &shown, thread.is_none())
+        })
+    }
+
+    /// A file that the host has for the thread, word for word.
+    fn host(&self, name: &'static str) -> Named {
+        self.thread_file(name, move |process, thread, whole| of_host(process, thread, whole, name))
+    }
+
+    /// The same, written through: the host judges the value as it would any unprivileged process's.
+    fn host_writable(&self, name: &'static str) -> Named {
+        let process = self.process.clone();
+        self.host(name).writable(move |bytes| Ok(std::fs::write(format!("/proc/{}/{name}", process.pid.0), bytes)?))
+    }
+
+    /// A link to a place.
+    fn place(&self, name: &str, find: fn(&Process, &Thread) -> Result<LinkTarget>) -> Named {
+        let (process, thread) = (self.process.clone(), self.thread.clone());
+        link(name, move || find(&process, &*thread.clone().map_or_else(|| first_thread(&process), Ok)?)).guarded(&self.guard)
+    }
+}
+
+fn of_host(process: &Process, thread: &Thread, whole: bool, name: &str) -> Result<Vec<u8>> {
+    let pid = process.pid.0;
+    let path = if whole { format!("/proc/{pid}/{name}") } else { format!("/proc/{pid}/task/{}/{name}", thread.tid.0) };
+    std::fs::read(path).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ESRCH) => Errno::ESRCH,
+        _ => error.into(),
+    })
 }
 
 fn list(process: &Arc<Process>) -> Vec<Named> {
-    let owner = owner(process);
-    let mut items = task_items(process, process.pid);
-    let (tasks, fds, infos, nets) = (process.clone(), process.clone(), process.clone(), process.clone());
+    let room = Room { process: process.clone(), thread: None, guard: guard(process), owner: owner(process) };
+    let mut items = common(&room);
+    let tasks = process.clone();
     items.push(directory("task", move || {
         let threads = tasks.threads.lock().clone();
-        threads
-            .iter()
-            .map(|thread| {
-                let (process, tid) = (tasks.clone(), thread.tid);
-                directory(&thread.inner.to_string(), move || task_items(&process, tid))
-            })
-            .collect()
+        threads.iter().map(|thread| thread_directory(&tasks, thread)).collect()
     }));
-    items.push(directory("fd", move || descriptors(&fds)).mode(0o500));
-    items.push(directory("fdinfo", move || descriptor_infos(&infos)).mode(0o500));
-    items.push(directory("net", move || {
-        let _ = &nets;
-        crate::fs::proc_net::list()
-    }));
-    items.push(of(process, "mountstats", mounts));
-    items.push(constant("coredump_filter", "00000033\n"));
+    items.push(room.file("mountstats", mounts::statistics).mode(0o400));
+    items.push(room.host_writable("coredump_filter"));
+    let read_slack = |process: &Arc<Process>, thread: &Arc<Thread>, whole: bool| {
+        may_slacken(process)?;
+        of_host(process, thread, whole, "timerslack_ns")
+    };
+    items.push(room.thread_file("timerslack_ns", read_slack).writable(slack(process)).mode(0o666));
+    owned(items, room.owner)
+}
+
+fn thread_directory(process: &Arc<Process>, thread: &Arc<Thread>) -> Named {
+    let (owned_by, process, shown) = (user(process), process.clone(), thread.clone());
+    let list = move || {
+        let room = Room { process: process.clone(), thread: Some(shown.clone()), guard: guard(&process), owner: owner(&process) };
+        let mut items = common(&room);
+        items.push(room.thread_file("children", children));
+        owned(items, room.owner)
+    };
+    directory(&thread.inner.to_string(), list).owner(owned_by)
+}
+
+fn owned(mut items: Vec<Named>, owner: (u32, u32)) -> Vec<Named> {
     for item in &mut items {
         item.owner = owner;
     }
@@ -68,313 +134,187 @@ fn list(process: &Arc<Process>) -> Vec<Named> {
 }
 
 /// What a process's and a thread's directory have in common.
-fn task_items(process: &Arc<Process>, tid: Pid) -> Vec<Named> {
-    let place = |name: &str, find: fn(&Process) -> Result<LinkTarget>| {
-        let process = process.clone();
-        link(name, move || find(&process))
-    };
-    let host = |name: &'static str| {
-        let process = process.clone();
-        file(name, move || std::fs::read(format!("/proc/{}/task/{}/{name}", process.pid.0, tid.0)).map_err(|_| Errno::ESRCH))
-    };
-    let (status_of, stat_of, named) = (process.clone(), process.clone(), process.clone());
+fn common(room: &Room) -> Vec<Named> {
+    let process = &room.process;
     vec![
-        file("status", move || status(&status_of, tid)),
-        file("stat", move || stat(&stat_of, tid)),
-        host("statm"),
-        host("schedstat"),
-        host("wchan"),
-        host("personality"),
-        of(process, "cmdline", |process| region(process, 48)),
-        of(process, "environ", |process| region(process, 50)).mode(0o400),
-        of(process, "maps", maps),
-        of(process, "smaps", maps),
-        of(process, "mounts", mounts),
-        of(process, "mountinfo", mount_info),
-        of(process, "limits", limits),
-        of(process, "auxv", |process| std::fs::read(format!("/proc/{}/auxv", process.pid.0)).map_err(|_| Errno::ESRCH)).mode(0o400),
-        of(process, "comm", |process| {
-            let name = *first_thread(process)?.name.lock();
-            let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
-            Ok([&name[..end], b"\n"].concat())
+        room.thread_file("status", |process, thread, _| status::status(process, thread)),
+        room.thread_file("stat", status::stat),
+        room.file("statm", status::pages),
+        room.host("schedstat"),
+        room.thread_file("personality", |process, thread, whole| {
+            asked(process).map_err(|_| Errno::EPERM)?;
+            of_host(process, thread, whole, "personality")
         })
-        .writable(move |bytes| {
-            let mut name = [0u8; 16];
-            let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-            let length = text.len().min(15);
-            name[..length].copy_from_slice(&text[..length]);
-            *first_thread(&named)?.name.lock() = name;
-            Ok(())
-        }),
-        constant("oom_score", "0\n"),
-        constant("oom_score_adj", "0\n").writable(|_| Ok(())),
-        constant("oom_adj", "0\n").writable(|_| Ok(())),
-        constant("loginuid", "4294967295\n"),
-        constant("sessionid", "4294967295\n"),
+        .mode(0o400),
+        // Which function of the host's kernel a thread sleeps in says nothing about this one: as without CONFIG_KALLSYMS.
+        constant("wchan", "0"),
+        room.file("cmdline", status::arguments),
+        room.file("environ", memory::environment).mode(0o400).guarded(&room.guard),
+        room.file("auxv", memory::auxiliary_vector).mode(0o400).guarded(&room.guard),
+        room.file("maps", |process| memory::of_host(process, "maps")).guarded(&room.guard),
+        room.file("smaps", |process| memory::of_host(process, "smaps")).guarded(&room.guard),
+        room.file("smaps_rollup", |process| memory::of_host(process, "smaps_rollup")).guarded(&room.guard),
+        room.file("numa_maps", |process| memory::of_host(process, "numa_maps")).guarded(&room.guard),
+        room.file("mounts", mounts::table),
+        room.file("mountinfo", mounts::info),
+        room.file("limits", limits),
+        comm(room),
+        room.host("oom_score"),
+        room.host_writable("oom_score_adj"),
+        room.host_writable("oom_adj"),
+        login(process),
+        room.file("sessionid", |process| Ok(process.login.lock().session.to_string().into_bytes())),
         constant("cgroup", "0::/\n"),
-        constant("uid_map", "         0          0 4294967295\n"),
-        constant("gid_map", "         0          0 4294967295\n"),
-        constant("setgroups", "allow\n"),
-        constant("io", "rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n").mode(0o400),
-        place("exe", |process| {
+        constant("cpuset", "/\n"),
+        constant("uid_map", EVERY_ID).writable(|_| Err(Errno::EPERM)),
+        constant("gid_map", EVERY_ID).writable(|_| Err(Errno::EPERM)),
+        constant("setgroups", "allow\n").mode(0o644).sealed(),
+        room.file("io", input_output).mode(0o400),
+        room.place("exe", |process, _| {
             let executable = process.executable.read().clone().ok_or(Errno::ENOENT)?;
             Ok(LinkTarget::Place(executable.location.clone()))
         }),
-        place("cwd", |process| Ok(LinkTarget::Place(first_thread(process)?.context.read().get().cwd))),
-        place("root", |process| Ok(LinkTarget::Place(first_thread(process)?.context.read().get().root))),
-        directory("ns", || {
-            const NAMESPACES: [(&str, u32); 8] = [
-                ("cgroup", 4_026_531_835),
-                ("ipc", 4_026_531_839),
-                ("mnt", 4_026_531_841),
-                ("net", 4_026_531_840),
-                ("pid", 4_026_531_836),
-                ("time", 4_026_531_834),
-                ("user", 4_026_531_837),
-                ("uts", 4_026_531_838),
-            ];
-            NAMESPACES
-                .iter()
-                .map(|(name, number)| link(name, move || Ok(LinkTarget::Path(format!("{name}:[{number}]").into_bytes()))))
-                .collect()
-        })
-        .mode(0o511),
+        room.place("cwd", |_, thread| Ok(LinkTarget::Place(thread.context.read().get().cwd))),
+        room.place("root", |_, thread| Ok(LinkTarget::Place(thread.context.read().get().root))),
+        open_files(room),
+        open_file_infos(room),
+        directory("net", crate::fs::proc_net::list),
+        namespace_directory(process, &room.guard, room.owner),
     ]
 }
 
-fn descriptors(process: &Arc<Process>) -> Vec<Named> {
-    let Ok(thread) = first_thread(process) else { return Vec::new() };
-    let table = thread.descriptors.read().clone();
-    let owner = owner(process);
-    let mut items = Vec::new();
-    for number in table.numbers() {
-        let table = table.clone();
-        let mode = table.get(number).map_or(0, |open| 0o100 | if open.reads() { 0o400 } else { 0 } | if open.writes() { 0o200 } else { 0 });
-        let target = link(&number.0.to_string(), move || {
-            let open = table.get(number).map_err(|_| Errno::ENOENT)?;
-            match &open.location {
-                Some(location) => Ok(LinkTarget::Place(location.clone())),
-                None => Ok(LinkTarget::Object(open)),
-            }
-        });
-        items.push(target.mode(mode).owner(owner));
-    }
-    items
+fn open_files(room: &Room) -> Named {
+    let (process, guard, owner) = (room.process.clone(), room.guard.clone(), room.owner);
+    let (searched, searched_guard) = (process.clone(), guard.clone());
+    let count = descriptors::count(&process);
+    let own = access::own(&process);
+    let listed = directory("fd", move || descriptors::list(&process, &guard, owner));
+    listed.finding(move |name| descriptors::find(&searched, name, &searched_guard, owner)).mode(0o500).size(count).open_to(&own)
 }
 
-fn descriptor_infos(process: &Arc<Process>) -> Vec<Named> {
-    let Ok(thread) = first_thread(process) else { return Vec::new() };
-    let table = thread.descriptors.read().clone();
-    let numbers = table.numbers();
-    let info = |number: crate::vfs::descriptor::Descriptor| {
-        let table = table.clone();
-        file(&number.0.to_string(), move || {
-            let open = table.get(number).map_err(|_| Errno::ENOENT)?;
-            let close = if table.close_on_exec(number).unwrap_or(false) { libc::O_CLOEXEC } else { 0 };
-            let position = *open.offset.lock();
-            Ok(format!("pos:\t{position}\nflags:\t0{:o}\nmnt_id:\t0\nino:\t0\n", open.flags() | close).into_bytes())
-        })
-    };
-    numbers.into_iter().map(info).collect()
+fn open_file_infos(room: &Room) -> Named {
+    let (process, owner) = (room.process.clone(), room.owner);
+    let searched = process.clone();
+    let listed = directory("fdinfo", move || descriptors::infos(&process, owner));
+    listed.finding(move |name| descriptors::find_info(&searched, name, owner)).guarded(&room.guard)
 }
 
-/// A string area of the process, between two addresses that /proc/PID/stat names (fields counted from 1).
-fn region(process: &Arc<Process>, field: usize) -> Result<Vec<u8>> {
-    const MOST: u64 = 2 << 20;
-    let text = std::fs::read_to_string(format!("/proc/{}/stat", process.pid.0)).map_err(|_| Errno::ESRCH)?;
-    let after = text.rfind(')').map_or("", |end| &text[end + 1..]);
-    let fields: Vec<u64> = after.split_whitespace().map(|word| word.parse().unwrap_or(0)).collect();
-    let (start, end) = (fields.get(field - 3).copied().unwrap_or(0), fields.get(field - 2).copied().unwrap_or(0));
-    let mut bytes = vec![0u8; end.saturating_sub(start).min(MOST) as usize];
-    Memory::of(process.pid).read(Address(start), &mut bytes)?;
-    Ok(bytes)
+fn namespace_directory(process: &Arc<Process>, guard: &Guard, owner: (u32, u32)) -> Named {
+    let (process, inner) = (process.clone(), guard.clone());
+    directory("ns", move || namespaces::list(&process, &inner, owner)).mode(0o511)
 }
 
-/// The host's stat line with the container's numbers.
-fn stat(process: &Arc<Process>, tid: Pid) -> Result<Vec<u8>> {
-    let text = std::fs::read_to_string(format!("/proc/{}/task/{}/stat", process.pid.0, tid.0)).map_err(|_| Errno::ESRCH)?;
-    let after = text.rfind(')').map_or("", |end| text[end + 1..].trim());
-    let mut fields: Vec<String> = after.split_whitespace().map(str::to_owned).collect();
-    let thread = thread_of(process, tid)?;
-    let name = *thread.name.lock();
-    let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
-    // State, parent, group, session, terminal, foreground group.
-    for index in [1usize, 2, 3, 5] {
-        if let Some(field) = fields.get_mut(index) {
-            let outer: i32 = field.parse().unwrap_or(0);
-            *field = if outer <= 0 { outer.to_string() } else { fork::inner_number(&process.container, Pid(outer)).to_string() };
+/// `comm`: a thread's name, which its own process may change.
+fn comm(room: &Room) -> Named {
+    let (process, thread) = (room.process.clone(), room.thread().ok());
+    room.thread_file("comm", |_, thread, _| Ok([&status::name_of(thread)[..], b"\n"].concat())).writable(move |bytes| {
+        if caller()?.pid != process.pid {
+            return Err(Errno::EINVAL);
         }
-    }
-    if let (Some(terminal), true) = (crate::fs::tty::controlling(process), fields.len() > 5) {
-        fields[4] = libc::makedev(136 + terminal.number / 256, terminal.number % 256).to_string();
-        fields[5] = fork::inner_number(&process.container, terminal.foreground()).to_string();
-    }
-    Ok(format!("{} ({}) {}\n", thread.inner, String::from_utf8_lossy(&name[..end]), fields.join(" ")).into_bytes())
+        let thread = thread.clone().ok_or(Errno::ESRCH)?;
+        let mut name = [0u8; 16];
+        let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len()).min(15);
+        name[..end].copy_from_slice(&bytes[..end]);
+        *thread.name.lock() = name;
+        Ok(())
+    })
 }
 
-fn thread_of(process: &Process, tid: Pid) -> Result<Arc<Thread>> {
-    process.threads.lock().iter().find(|thread| thread.tid == tid).cloned().ok_or(Errno::ESRCH)
-}
-
-/// The host's status with the container's numbers and the emulated identity.
-fn status(process: &Arc<Process>, tid: Pid) -> Result<Vec<u8>> {
-    let text = std::fs::read_to_string(format!("/proc/{}/task/{}/status", process.pid.0, tid.0)).map_err(|_| Errno::ESRCH)?;
-    let thread = thread_of(process, tid)?;
-    let who = thread.credentials.read().clone();
-    let name = *thread.name.lock();
-    let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
-    let inner = |value: &str| fork::inner_number(&process.container, Pid(value.trim().parse().unwrap_or(0)));
-    let mut shown = String::new();
-    for line in text.lines() {
-        let Some((key, value)) = line.split_once(':') else { continue };
-        let new = match key {
-            "Name" => String::from_utf8_lossy(&name[..end]).into_owned(),
-            "Umask" => format!("{:04o}", thread.context.read().get().umask),
-            "Tgid" => process.inner.to_string(),
-            "Pid" => thread.inner.to_string(),
-            "PPid" => inner(value).to_string(),
-            "TracerPid" | "Ngid" => String::from("0"),
-            "Uid" => format!("{}\t{}\t{}\t{}", who.uid, who.euid, who.suid, who.fsuid),
-            "Gid" => format!("{}\t{}\t{}\t{}", who.gid, who.egid, who.sgid, who.fsgid),
-            "FDSize" => thread.descriptors.read().numbers().len().next_power_of_two().max(64).to_string(),
-            "Groups" => who.groups.iter().map(|group| format!("{group} ")).collect(),
-            "NStgid" | "NSpid" => thread.inner.to_string(),
-            "NSpgid" | "NSsid" => value.split_whitespace().next_back().unwrap_or("0").to_owned(),
-            "CapInh" => format!("{:016x}", who.inheritable.0),
-            "CapPrm" => format!("{:016x}", who.permitted.0),
-            "CapEff" => format!("{:016x}", who.effective.0),
-            "CapBnd" => format!("{:016x}", who.bounding.0),
-            "CapAmb" => format!("{:016x}", who.ambient.0),
-            "NoNewPrivs" => u8::from(who.no_new_privs).to_string(),
-            "Seccomp" => String::from("2"),
-            _ => {
-                shown.push_str(line);
-                shown.push('\n');
-                continue;
-            }
-        };
-        shown.push_str(&format!("{key}:\t{new}\n"));
-    }
-    Ok(shown.into_bytes())
-}
-
-/// The host's memory map; what it names are paths of this process's own tree, which are cut back to the container's.
-fn maps(process: &Arc<Process>) -> Result<Vec<u8>> {
-    let text = std::fs::read_to_string(format!("/proc/{}/maps", process.pid.0)).map_err(|_| Errno::ESRCH)?;
-    let mut shown = String::new();
-    for line in text.lines() {
-        let Some(at) = line.find('/') else {
-            shown.push_str(line);
-            shown.push('\n');
-            continue;
-        };
-        let (head, path) = line.split_at(at);
-        shown.push_str(head);
-        shown.push_str(&container_path(path));
-        shown.push('\n');
-    }
-    Ok(shown.into_bytes())
-}
-
-/// `/containers/ID/root/usr/bin/x` and `/exec/ID/usr/bin/x` are `/usr/bin/x` to the container.
-fn container_path(path: &str) -> String {
-    let mut rest = path;
-    for (prefix, names) in [("/containers/", 2), ("/exec/", 1)] {
-        if let Some(inside) = path.strip_prefix(prefix) {
-            rest = inside;
-            for _ in 0..names {
-                rest = rest.find('/').map_or("", |at| &rest[at + 1..]);
-            }
-            return format!("/{rest}");
+/// `loginuid`: whom a session is accounted to. Set once by what logs people in, inherited by what they run (pam_loginuid(8)).
+fn login(process: &Arc<Process>) -> Named {
+    let (read, process) = (process.clone(), process.clone());
+    file("loginuid", move || Ok(read.login.lock().uid.to_string().into_bytes())).writable(move |bytes| {
+        let uid = std::str::from_utf8(bytes).ok().and_then(|text| text.trim().parse().ok()).ok_or(Errno::EINVAL)?;
+        if caller()?.pid != process.pid {
+            return Err(Errno::EPERM);
         }
-    }
-    rest.to_owned()
+        let allowed = task::current().is_some_and(|thread| thread.credentials.read().capable(Capability::AuditControl));
+        process.login.lock().set(uid, allowed)
+    })
 }
 
-/// Every mount that a process sees, with the path it has for it.
-fn visible_mounts(process: &Arc<Process>) -> Result<Vec<(Arc<Mount>, String)>> {
-    let root: Location = first_thread(process)?.context.read().get().root;
-    let mut found = Vec::new();
-    collect(&process.container.mounts.root, &root, &mut found);
-    Ok(found)
+/// Whether the caller, reading what is open already, may look into the process.
+fn asked(process: &Process) -> Result<()> {
+    let who = task::current().ok_or(Errno::ESRCH)?.credentials.read().clone();
+    access::may_read(process, &who)
 }
 
-fn collect(mount: &Arc<Mount>, root: &Location, found: &mut Vec<(Arc<Mount>, String)>) {
-    if let Some(path) = mount.root_location().shown_path(root) {
-        found.push((mount.clone(), String::from_utf8_lossy(&path).into_owned()));
-    }
-    let children = mount.children.read().clone();
-    for child in &children {
-        collect(child, root, found);
+/// `timerslack_ns`: one's own always, another's with `CAP_SYS_NICE` (proc_pid_timerslack_ns(5)).
+fn may_slacken(process: &Process) -> Result<()> {
+    let nice = task::current().is_some_and(|thread| thread.credentials.read().capable(Capability::SysNice));
+    if nice || caller()?.pid == process.pid { Ok(()) } else { Err(Errno::EPERM) }
+}
+
+fn slack(process: &Arc<Process>) -> impl Fn(&[u8]) -> Result<()> + Send + Sync + 'static {
+    let process = process.clone();
+    move |bytes| {
+        may_slacken(&process)?;
+        Ok(std::fs::write(format!("/proc/{}/timerslack_ns", process.pid.0), bytes)?)
     }
 }
 
-/// Flags as mount lines show them.
-fn options(flags: MountFlags) -> String {
-    const NAMES: [(MountFlags, &str); 6] = [
-        (MountFlags::NO_SUID, "nosuid"),
-        (MountFlags::NO_DEVICES, "nodev"),
-        (MountFlags::NO_EXECUTE, "noexec"),
-        (MountFlags::NO_ACCESS_TIME, "noatime"),
-        (MountFlags::NO_DIRECTORY_ACCESS_TIME, "nodiratime"),
-        (MountFlags::RELATIVE_ACCESS_TIME, "relatime"),
-    ];
-    let mut shown = vec![if flags.contains(MountFlags::READ_ONLY) { "ro" } else { "rw" }];
-    shown.extend(NAMES.iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, name)| *name));
-    shown.join(",")
+fn children(process: &Arc<Process>, thread: &Arc<Thread>, _: bool) -> Result<Vec<u8>> {
+    let found = crate::platform::process::children(process.pid, thread.tid)?;
+    let known = kernel().processes.read();
+    let numbers = found.iter().filter_map(|pid| known.get(pid)).map(|child| format!("{} ", child.inner));
+    Ok(numbers.collect::<String>().into_bytes())
 }
 
-fn mounts(process: &Arc<Process>) -> Result<Vec<u8>> {
-    let mut text = String::new();
-    for (mount, path) in visible_mounts(process)? {
-        let mut shown = options(*mount.flags.read());
-        if !mount.options.is_empty() {
-            shown = format!("{shown},{}", mount.options);
-        }
-        text.push_str(&format!("{} {path} {} {shown} 0 0\n", mount.source, mount.kind));
-    }
-    Ok(text.into_bytes())
+/// `io`: what was read and written by calls is counted here; what reached a disk for it, by the host.
+fn input_output(process: &Arc<Process>) -> Result<Vec<u8>> {
+    asked(process)?;
+    let text = std::fs::read_to_string(format!("/proc/{}/io", process.pid.0)).map_err(|_| Errno::ESRCH)?;
+    // The lines after the first four: read_bytes, write_bytes, cancelled_write_bytes.
+    let storage = text.lines().skip(4).map(|line| format!("{line}\n")).collect::<String>();
+    let [read, written, reads, writes] = process.transfers.get();
+    Ok(format!("rchar: {read}\nwchar: {written}\nsyscr: {reads}\nsyscw: {writes}\n{storage}").into_bytes())
 }
 
-fn mount_info(process: &Arc<Process>) -> Result<Vec<u8>> {
-    let mut text = String::new();
-    for (mount, path) in visible_mounts(process)? {
-        let parent = mount.place.read().as_ref().map_or(1, |(parent, _)| parent.id);
-        let device = mount.root.key().device;
-        let flags = options(*mount.flags.read());
-        let own = if mount.options.is_empty() { "rw" } else { &mount.options };
-        let (major, minor) = (libc::major(device), libc::minor(device));
-        text.push_str(&format!("{} {parent} {major}:{minor} / {path} {flags} - {} {} {own}\n", mount.id, mount.kind, mount.source));
-    }
-    Ok(text.into_bytes())
-}
+/// What `limits` calls each limit, and its unit; in the order of their numbers.
+const LIMITS: [(&str, &str); 16] = [
+    ("Max cpu time", "seconds"),
+    ("Max file size", "bytes"),
+    ("Max data size", "bytes"),
+    ("Max stack size", "bytes"),
+    ("Max core file size", "bytes"),
+    ("Max resident set", "bytes"),
+    ("Max processes", "processes"),
+    ("Max open files", "files"),
+    ("Max locked memory", "bytes"),
+    ("Max address space", "bytes"),
+    ("Max file locks", "locks"),
+    ("Max pending signals", "signals"),
+    ("Max msgqueue size", "bytes"),
+    ("Max nice priority", ""),
+    ("Max realtime priority", ""),
+    ("Max realtime timeout", "us"),
+];
 
 fn limits(process: &Arc<Process>) -> Result<Vec<u8>> {
-    const NAMES: [(&str, &str, u32); 16] = [
-        ("Max cpu time", "seconds", libc::RLIMIT_CPU),
-        ("Max file size", "bytes", libc::RLIMIT_FSIZE),
-        ("Max data size", "bytes", libc::RLIMIT_DATA),
-        ("Max stack size", "bytes", libc::RLIMIT_STACK),
-        ("Max core file size", "bytes", libc::RLIMIT_CORE),
-        ("Max resident set", "bytes", libc::RLIMIT_RSS),
-        ("Max processes", "processes", libc::RLIMIT_NPROC),
-        ("Max open files", "files", libc::RLIMIT_NOFILE),
-        ("Max locked memory", "bytes", libc::RLIMIT_MEMLOCK),
-        ("Max address space", "bytes", libc::RLIMIT_AS),
-        ("Max file locks", "locks", libc::RLIMIT_LOCKS),
-        ("Max pending signals", "signals", libc::RLIMIT_SIGPENDING),
-        ("Max msgqueue size", "bytes", libc::RLIMIT_MSGQUEUE),
-        ("Max nice priority", "", libc::RLIMIT_NICE),
-        ("Max realtime priority", "", libc::RLIMIT_RTPRIO),
-        ("Max realtime timeout", "us", libc::RLIMIT_RTTIME),
-    ];
-    let mut text = format!("{:<25} {:<20} {:<20} {:<10}\n", "Limit", "Soft Limit", "Hard Limit", "Units");
     let limits = process.limits.read().clone();
+    Ok(limits_text(&limits).into_bytes())
+}
+
+fn limits_text(limits: &Limits) -> String {
+    let mut text = format!("{:<25} {:<20} {:<20} {:<10}\n", "Limit", "Soft Limit", "Hard Limit", "Units");
     let shown = |value: u64| if value == u64::MAX { String::from("unlimited") } else { value.to_string() };
-    for (name, unit, number) in NAMES {
-        if let Some(limit) = limits.get(number) {
-            text.push_str(&format!("{name:<25} {:<20} {:<20} {unit:<10}\n", shown(limit.soft), shown(limit.hard)));
-        }
+    for ((name, unit), limit) in LIMITS.iter().zip(&limits.0) {
+        text.push_str(&format!("{name:<25} {:<20} {:<20} ", shown(limit.soft), shown(limit.hard)));
+        text.push_str(&if unit.is_empty() { String::from("\n") } else { format!("{unit:<10}\n") });
     }
-    Ok(text.into_bytes())
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_columns() {
+        let text = limits_text(&Limits::default());
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 17);
+        assert_eq!(lines[8], "Max open files            1024                 1048576              files     ");
+        assert_eq!(lines[14], "Max nice priority         0                    0                    ");
+    }
 }

@@ -1,4 +1,5 @@
-//! /proc/sys: the settings that programs read. One table.
+//! /proc/sys: the settings that programs read. One table for what this kernel decides; what the host decides for workloads too is the host's, and the
+//! network's settings are those of the pod's own network namespace.
 
 use crate::fs::synthetic::{Named, constant, directory, file};
 use crate::kernel::task;
@@ -9,14 +10,11 @@ const CONSTANTS: &[(&str, &str)] = &[
     ("kernel/ostype", "Linux"),
     ("kernel/osrelease", RELEASE),
     ("kernel/version", VERSION),
-    ("kernel/pid_max", "4194304"),
-    ("kernel/threads-max", "127234"),
     ("kernel/ngroups_max", "65536"),
     ("kernel/cap_last_cap", "40"),
     ("kernel/overflowuid", "65534"),
     ("kernel/overflowgid", "65534"),
     ("kernel/core_pattern", "core"),
-    ("kernel/randomize_va_space", "2"),
     ("kernel/tainted", "0"),
     ("kernel/panic", "0"),
     ("kernel/sched_child_runs_first", "0"),
@@ -29,14 +27,6 @@ const CONSTANTS: &[(&str, &str)] = &[
     ("kernel/random/entropy_avail", "256"),
     ("kernel/random/poolsize", "256"),
     ("kernel/yama/ptrace_scope", "1"),
-    ("vm/overcommit_memory", "0"),
-    ("vm/overcommit_ratio", "50"),
-    ("vm/max_map_count", "65530"),
-    ("vm/mmap_min_addr", "65536"),
-    ("vm/swappiness", "60"),
-    ("vm/min_free_kbytes", "67584"),
-    ("fs/file-max", "9223372036854775807"),
-    ("fs/file-nr", "1024\t0\t9223372036854775807"),
     ("fs/nr_open", "1048576"),
     ("fs/pipe-max-size", "1048576"),
     ("fs/pipe-user-pages-soft", "16384"),
@@ -44,30 +34,60 @@ const CONSTANTS: &[(&str, &str)] = &[
     ("fs/protected_symlinks", "0"),
     ("fs/inotify/max_user_watches", "0"),
     ("fs/mqueue/msg_max", "10"),
-    ("net/core/somaxconn", "4096"),
-    ("net/core/rmem_max", "212992"),
-    ("net/core/wmem_max", "212992"),
-    ("net/core/rmem_default", "212992"),
-    ("net/core/wmem_default", "212992"),
-    ("net/ipv4/ip_local_port_range", "32768\t60999"),
-    ("net/ipv4/tcp_keepalive_time", "7200"),
-    ("net/ipv4/tcp_fin_timeout", "60"),
-    ("net/ipv4/tcp_max_syn_backlog", "512"),
-    ("net/ipv4/tcp_rmem", "4096\t131072\t6291456"),
-    ("net/ipv4/tcp_wmem", "4096\t16384\t4194304"),
-    ("net/ipv4/ip_unprivileged_port_start", "1024"),
-    ("net/ipv6/conf/all/disable_ipv6", "0"),
+];
+
+/// Settings that are the host's: it enforces them natively, or counts for all.
+const OF_HOST: &[&str] = &[
+    "kernel/arch",
+    "kernel/pid_max",
+    "kernel/threads-max",
+    "kernel/randomize_va_space",
+    "kernel/sched_rr_timeslice_ms",
+    "vm/overcommit_memory",
+    "vm/overcommit_ratio",
+    "vm/overcommit_kbytes",
+    "vm/max_map_count",
+    "vm/mmap_min_addr",
+    "vm/swappiness",
+    "vm/min_free_kbytes",
+    "vm/dirty_ratio",
+    "vm/dirty_background_ratio",
+    "vm/nr_hugepages",
+    "vm/vfs_cache_pressure",
+    "vm/zone_reclaim_mode",
+    "fs/file-max",
+    "fs/file-nr",
+    "fs/epoll/max_user_watches",
 ];
 
 /// The directory's items.
 pub fn list() -> Vec<Named> {
-    below("")
+    let mut items = below("");
+    items.push(directory("net", || handed_through("/proc/sys/net")));
+    items
+}
+
+/// A directory of the host's, as far as everybody may read it.
+fn handed_through(path: &str) -> Vec<Named> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut items = Vec::new();
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        let (Ok(metadata), Ok(name)) = (entry.metadata(), entry.file_name().into_string()) else { continue };
+        let below = format!("{path}/{name}");
+        if metadata.is_dir() {
+            items.push(directory(&name, move || handed_through(&below)));
+        } else if metadata.permissions().mode() & 0o004 != 0 {
+            items.push(file(&name, move || Ok(std::fs::read(&below)?)));
+        }
+    }
+    items
 }
 
 /// What stands below a path of the table.
 fn below(prefix: &str) -> Vec<Named> {
     let mut items: Vec<Named> = Vec::new();
-    for (path, value) in CONSTANTS {
+    let known = CONSTANTS.iter().map(|(path, value)| (*path, Some(*value))).chain(OF_HOST.iter().map(|path| (*path, None)));
+    for (path, value) in known {
         let Some(rest) = path.strip_prefix(prefix) else { continue };
         let rest = rest.strip_prefix('/').unwrap_or(rest);
         let (name, more) = rest.split_once('/').map_or((rest, false), |(name, _)| (name, true));
@@ -78,7 +98,10 @@ fn below(prefix: &str) -> Vec<Named> {
             let full = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
             items.push(directory(name, move || below(&full)));
         } else {
-            items.push(constant(name, &format!("{value}\n")));
+            items.push(match value {
+                Some(value) => constant(name, &format!("{value}\n")),
+                None => file(name, move || Ok(std::fs::read(format!("/proc/sys/{path}"))?)),
+            });
         }
     }
     match prefix {

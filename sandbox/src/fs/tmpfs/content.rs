@@ -12,6 +12,7 @@ use nix::sys::stat::Mode;
 
 use crate::errno::{Errno, Result};
 use crate::fs::host::identity;
+use crate::vfs::mapped;
 
 /// Up to here contents stay in the heap, bytes.
 const SMALL: u64 = 16 << 10;
@@ -38,10 +39,19 @@ pub struct Backing {
 impl Drop for Backing {
     fn drop(&mut self) {
         if let Some(name) = &self.name {
+            if let Ok(backing) = identity_of(&self.fd) {
+                mapped::forget(backing);
+            }
             identity::assume_kernel();
             let _ = std::fs::remove_file(name);
         }
     }
+}
+
+/// Device and inode of a host file.
+pub fn identity_of(file: &OwnedFd) -> Result<(u64, u64)> {
+    let stat = nix::sys::stat::fstat(file)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 /// A fresh host file.

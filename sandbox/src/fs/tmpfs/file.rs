@@ -3,11 +3,13 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use super::content::identity_of;
 use super::{Body, TmpNode};
 use crate::errno::{Errno, Result};
 use crate::kernel::credentials::Credentials;
 use crate::platform::buffer;
 use crate::vfs::file::{DirectoryEntry, File, Mapping, OpenFile, Position, Sink, Source};
+use crate::vfs::mapped;
 use crate::vfs::node::{Attributes, FileType, Node, OpenRequest};
 
 /// An open file.
@@ -169,7 +171,11 @@ impl File for TmpFile {
             return Err(Errno::ENODEV);
         }
         // The native descriptor must not allow more than the workload's own.
-        Ok(Mapping::Owned(self.node.backing(open.writes())?))
+        let backing = self.node.backing(open.writes())?;
+        if let Some(location) = &open.location {
+            mapped::remember(identity_of(&backing)?, location.full_path());
+        }
+        Ok(Mapping::Owned(backing))
     }
 
     fn reopen(&self, _: OpenRequest, _: &Credentials) -> Result<Arc<dyn File>> {
