@@ -42,8 +42,8 @@ pub fn root() -> NodeRef {
         vec![
             directory("block", Vec::new),
             directory("bus", Vec::new),
-            directory("class", || vec![directory("net", interface_links)]),
-            directory("dev", Vec::new),
+            directory("class", || vec![directory("block", Vec::new), directory("net", interface_links)]),
+            directory("dev", || vec![directory("block", Vec::new), directory("char", Vec::new)]),
             directory("devices", || {
                 vec![
                     directory("system", || vec![directory("cpu", processors), directory("node", nodes)]),

@@ -64,6 +64,11 @@ pub const TABLE: &[LetGo] = &[
     row(libc::SYS_sched_get_priority_min, "sched_get_priority_min", OWN),
     row(libc::SYS_getpriority, "getpriority", GROUPS),
     row(libc::SYS_setpriority, "setpriority", GROUPS),
+    row(
+        libc::SYS_ioprio_set,
+        "ioprio_set",
+        "checked against the emulated identity; one thread or group of the container's own PID namespace",
+    ),
 ];
 
 /// Whether a call of this number may be let go.

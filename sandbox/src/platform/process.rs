@@ -207,6 +207,13 @@ pub fn set_limit(process: Pid, resource: u32, soft: u64, hard: u64) {
     unsafe { libc::prlimit64(process.0, resource, &limit, std::ptr::null_mut()) };
 }
 
+/// ioprio_get(2) of one thread.
+pub fn io_priority(thread: Pid) -> Result<i32> {
+    // SAFETY: no memory is passed. Needed: no wrapper in the libraries used here.
+    let priority = unsafe { libc::syscall(libc::SYS_ioprio_get, 1, thread.0) };
+    if priority < 0 { Err(Errno::last()) } else { Ok(priority as i32) }
+}
+
 /// How a child of ours ended, as wait(2) encodes it; the zombie is gone afterwards. `EAGAIN` while it lives, `ECHILD` where it is
 /// not our child. Only ends are looked at, never the stops of a traced process.
 pub fn reap(process: Pid) -> Result<i32> {

@@ -16,6 +16,7 @@ mod event;
 mod exec;
 mod identity;
 mod io;
+mod io_priority;
 mod memory;
 mod message;
 pub mod names;
@@ -125,6 +126,7 @@ const FAMILIES: &[&[Entry]] = &[
     event::TABLE,
     exec::TABLE,
     io::TABLE,
+    io_priority::TABLE,
     memory::TABLE,
     open::TABLE,
     pidfd::TABLE,

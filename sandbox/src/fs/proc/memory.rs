@@ -39,8 +39,16 @@ struct Names<'a> {
     root: Location,
     /// The file it runs, as the host knows it.
     running: Option<(u64, u64)>,
-    /// Lines about one file follow each other.
-    last: Option<(Vec<u8>, Vec<u8>)>,
+    /// Lines about one file follow each other: its path on the host, and what is shown.
+    last: Option<(Vec<u8>, Shown)>,
+}
+
+/// A mapped file as the container knows it.
+#[derive(Clone)]
+struct Shown {
+    path: Vec<u8>,
+    /// Device and inode as stat(2) shows them there, where the file still stands at its path.
+    identity: Option<(u64, u64)>,
 }
 
 impl Names<'_> {
@@ -64,14 +72,19 @@ impl Names<'_> {
         let shown = match &self.last {
             Some((known, shown)) if known == path => shown.clone(),
             _ => {
-                let identity = if numa { None } else { identity(&line[..start]) };
-                self.shown(path, identity)
+                let found = if numa { None } else { identity(&line[..start]) };
+                let shown = self.shown(path, found);
+                let identity = found.and_then(|found| self.identity(&shown, found));
+                Shown { path: shown, identity }
             }
         };
-        self.last = Some((path.to_vec(), shown.clone()));
-        into.extend_from_slice(&line[..start]);
-        into.extend_from_slice(&shown);
+        match shown.identity {
+            Some(identity) => into.extend_from_slice(&with_identity(&line[..start], identity)),
+            None => into.extend_from_slice(&line[..start]),
+        }
+        into.extend_from_slice(&shown.path);
         into.extend_from_slice(&line[end..]);
+        self.last = Some((path.to_vec(), shown));
     }
 
     fn shown(&self, path: &[u8], identity: Option<(u64, u64)>) -> Vec<u8> {
@@ -95,10 +108,21 @@ impl Names<'_> {
         }
         // A loader stands in the exec root at its literal path; Linux shows where that leads.
         let literal = rest.trim_start_matches('/').split_once('/').map_or_else(String::new, |(_, literal)| format!("/{literal}"));
+        let found = self.resolve(literal.as_bytes()).and_then(|found| self.place(&found));
+        found.unwrap_or_else(|| literal.into_bytes())
+    }
+
+    fn resolve(&self, path: &[u8]) -> Option<Location> {
         let who = Credentials::kernel();
         let walk = Walk { root: &self.root, start: &self.root, who: &who, flags: WalkFlags::empty() };
-        let found = walk::resolve(&walk, literal.as_bytes()).ok().and_then(|found| self.place(&found));
-        found.unwrap_or_else(|| literal.into_bytes())
+        walk::resolve(&walk, path).ok()
+    }
+
+    /// Which file stands at the path now, where it is the mapped one: a layer's file keeps its inode's number, a memory file's backing has one that
+    /// nobody else sees.
+    fn identity(&self, path: &[u8], host: (u64, u64)) -> Option<(u64, u64)> {
+        let key = self.resolve(path)?.node.key();
+        (key.inode == host.1 || mapped::name_of(host).is_some_and(|name| name == path)).then_some((key.device, key.inode))
     }
 
     fn place(&self, location: &Location) -> Option<Vec<u8>> {
@@ -140,6 +164,14 @@ fn identity(head: &[u8]) -> Option<(u64, u64)> {
     let (major, minor) = fields.next()?.split_once(':')?;
     let device = libc::makedev(u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?);
     Some((device, fields.next()?.parse().ok()?))
+}
+
+/// What stands before the path, with another device and inode: the path begins in the same column (`show_vma_header_prefix()` in fs/proc/task_mmu.c).
+fn with_identity(head: &[u8], (device, inode): (u64, u64)) -> Vec<u8> {
+    let text = String::from_utf8_lossy(head);
+    let kept: Vec<&str> = text.split_whitespace().take(3).collect();
+    let fields = format!("{} {:02x}:{:02x} {inode} ", kept.join(" "), libc::major(device), libc::minor(device));
+    format!("{fields:<width$}", width = head.len()).into_bytes()
 }
 
 /// Addresses that /proc/PID/stat names, by their fields there (counted from 1, proc_pid_stat(5)).
@@ -206,5 +238,8 @@ mod tests {
         let head = b"7f00-7f01 r--p 00000000 fe:00 5382659                    ";
         assert_eq!(identity(head), Some((libc::makedev(0xfe, 0), 5_382_659)));
         assert_eq!(identity(b"7f00-7f01 r--p"), None);
+        let other = with_identity(head, (libc::makedev(0, 0x2f), 7));
+        assert_eq!(other, b"7f00-7f01 r--p 00000000 00:2f 7                          ");
+        assert_eq!(other.len(), head.len());
     }
 }

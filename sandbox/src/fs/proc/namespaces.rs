@@ -11,6 +11,8 @@ use crate::errno::{Errno, Result};
 use crate::fs::synthetic::{Guard, Named, link};
 use crate::kernel::credentials::Credentials;
 use crate::kernel::task::Process;
+use crate::platform::memory::Address;
+use crate::syscalls::Call;
 use crate::vfs::anonymous;
 use crate::vfs::file::{File, OpenFile, Position, Sink};
 use crate::vfs::node::{Attributes, FileSystemStatistics, LinkTarget, OpenRequest};
@@ -60,6 +62,22 @@ fn number(process: &Process, kind: &str) -> Result<u64> {
     }
 }
 
+/// The flag of clone(2) that makes one of a kind.
+fn clone_flag(kind: &str) -> i32 {
+    /// `CLONE_NEWTIME`.
+    const TIME: i32 = 0x80;
+    match kind {
+        "cgroup" => libc::CLONE_NEWCGROUP,
+        "ipc" => libc::CLONE_NEWIPC,
+        "mnt" => libc::CLONE_NEWNS,
+        "net" => libc::CLONE_NEWNET,
+        "pid" => libc::CLONE_NEWPID,
+        "time" => TIME,
+        "user" => libc::CLONE_NEWUSER,
+        _ => libc::CLONE_NEWUTS,
+    }
+}
+
 /// A namespace as a file: it can be held and compared, and is entered by nobody.
 struct Namespace {
     kind: &'static str,
@@ -79,6 +97,30 @@ impl File for Namespace {
         /// `NSFS_MAGIC`.
         const MAGIC: i64 = 0x6e73_6673;
         Ok(FileSystemStatistics { kind: MAGIC, block_size: 4096, name_length: 255, ..Default::default() })
+    }
+
+    /// ioctl_nsfs(2): what kind it is, and which user namespace owns it. Above the container's there is none that it may see.
+    fn ioctl(&self, _: &OpenFile, call: &Call, command: u32, argument: u64) -> Result<i64> {
+        const USER: u32 = 0xb701;
+        const PARENT: u32 = 0xb702;
+        const KIND: u32 = 0xb703;
+        const OWNER: u32 = 0xb704;
+        match command {
+            USER => {
+                let number = number(&call.process, "user")?;
+                let owner = OpenFile::new(Arc::new(Namespace { kind: "user", number }), None, libc::O_RDONLY, call.credentials());
+                Ok(i64::from(call.install(owner, true)?.0))
+            }
+            PARENT if matches!(self.kind, "user" | "pid") => Err(Errno::EPERM),
+            PARENT => Err(Errno::EINVAL),
+            KIND => Ok(i64::from(clone_flag(self.kind))),
+            OWNER if self.kind == "user" => {
+                call.memory().write_value(Address(argument), &0u32)?;
+                Ok(0)
+            }
+            OWNER => Err(Errno::EINVAL),
+            _ => Err(Errno::ENOTTY),
+        }
     }
 
     fn description(&self) -> String {

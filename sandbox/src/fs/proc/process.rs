@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::access::{self, guard, owner, user};
-use super::{caller, descriptors, first_thread, memory, mounts, namespaces, status};
+use super::{caller, descriptors, first_thread, memory, mounts, namespaces, status, zombies};
 use crate::errno::{Errno, Result};
 use crate::fs::synthetic::{Guard, Named, constant, directory, file, link};
 use crate::kernel::container::Container;
@@ -53,8 +53,8 @@ impl Room {
 
     /// A file made by a function of the process.
     fn file(&self, name: &str, read: OfProcess) -> Named {
-        let process = self.process.clone();
-        file(name, move || read(&process))
+        let (process, own) = (self.process.clone(), name.to_owned());
+        file(name, move || read(&process).or_else(|error| zombies::text(&process, &own).ok_or(error)?))
     }
 
     /// A file made by a function of the thread.
@@ -63,10 +63,12 @@ impl Room {
         name: &str,
         read: impl Fn(&Arc<Process>, &Arc<Thread>, bool) -> Result<Vec<u8>> + Send + Sync + 'static,
     ) -> Named {
-        let (process, thread) = (self.process.clone(), self.thread.clone());
+        let (process, thread, own) = (self.process.clone(), self.thread.clone(), name.to_owned());
         file(name, move || {
-            let shown = thread.clone().map_or_else(|| first_thread(&process), Ok)?;
-            read(&process, &shown, thread.is_none())
+            let shown = thread.clone().map_or_else(|| first_thread(&process), Ok);
+            let text = shown.and_then(|shown| read(&process, &shown, thread.is_none()));
+            // It may have died since the file was opened, and stays a zombie until it is waited for.
+            text.or_else(|error| zombies::text(&process, &own).ok_or(error)?)
         })
     }
 

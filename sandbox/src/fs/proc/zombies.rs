@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use super::status::{self, Shown};
 use crate::errno::{Errno, Result};
-use crate::fs::synthetic::{Named, constant, directory, file};
+use crate::fs::synthetic::{Item, Named, constant, directory, file};
 use crate::kernel::container::Container;
 use crate::kernel::credentials::Credentials;
 use crate::kernel::limits::Limits;
@@ -67,6 +67,22 @@ pub fn find(container: &Arc<Container>, inner: i32) -> Option<Named> {
     found.map(directory_of)
 }
 
+/// The text of a file of a process that died meanwhile. `None` where it has been waited for, or has no such file.
+pub fn text(process: &Process, name: &str) -> Option<Result<Vec<u8>>> {
+    if process.exit.get().is_none() && first_is_there(process) {
+        return None;
+    }
+    let remains = REMAINS.lock().iter().find(|old| old.pid == process.pid && is_zombie(old.pid)).cloned()?;
+    items(&remains).into_iter().find(|item| item.name == name).and_then(|item| match item.item {
+        Item::File(read, _) => Some(read()),
+        _ => None,
+    })
+}
+
+fn first_is_there(process: &Process) -> bool {
+    super::first_thread(process).is_ok()
+}
+
 fn is_of(remains: &Remains, container: &Arc<Container>) -> bool {
     std::ptr::eq(remains.container.as_ptr(), Arc::as_ptr(container))
 }
@@ -74,20 +90,21 @@ fn is_of(remains: &Remains, container: &Arc<Container>) -> bool {
 /// What can still be told: no memory, no files, no place.
 fn directory_of(remains: Remains) -> Named {
     let owner = (remains.credentials.euid, remains.credentials.egid);
-    directory(&remains.inner.to_string(), move || {
-        let (status_of, stat_of, name) = (remains.clone(), remains.clone(), status::trimmed(&remains.name));
-        let comm = [&name[..], b"\n"].concat();
-        vec![
-            file("status", move || status_text(&status_of)),
-            file("stat", move || stat_text(&stat_of)),
-            file("comm", move || Ok(comm.clone())),
-            constant("statm", "0 0 0 0 0 0 0\n"),
-            constant("cmdline", ""),
-            constant("cgroup", "0::/\n"),
-            constant("wchan", "0"),
-        ]
-    })
-    .owner(owner)
+    directory(&remains.inner.to_string(), move || items(&remains)).owner(owner)
+}
+
+fn items(remains: &Remains) -> Vec<Named> {
+    let (status_of, stat_of) = (remains.clone(), remains.clone());
+    let comm = [&status::trimmed(&remains.name)[..], b"\n"].concat();
+    vec![
+        file("status", move || status_text(&status_of)),
+        file("stat", move || stat_text(&stat_of)),
+        file("comm", move || Ok(comm.clone())),
+        constant("statm", "0 0 0 0 0 0 0\n"),
+        constant("cmdline", ""),
+        constant("cgroup", "0::/\n"),
+        constant("wchan", "0"),
+    ]
 }
 
 fn host(remains: &Remains, name: &str) -> Result<(String, Arc<Container>)> {
