@@ -126,6 +126,7 @@ fn go(process: &Arc<Process>, gate: &Notification) -> Result<(), Refusal> {
         arguments: gate.arguments,
         instruction: Address(gate.instruction),
         id,
+        seen: None,
     };
     let path = String::from_utf8_lossy(&call.path(0).unwrap_or_default()).into_owned();
     let entry = syscalls::lookup(libc::SYS_execve);

@@ -156,8 +156,8 @@ pub fn build(
 
 /// What config.json says is mounted at a place.
 fn source<'a>(spec: &'a Spec, destination: &str) -> Option<&'a str> {
-    let mounts = spec.mounts().iter().flatten();
-    let found = mounts.filter(|mount| mount.destination().to_str() == Some(destination)).next_back()?;
+    let mut mounts = spec.mounts().iter().flatten();
+    let found = mounts.rfind(|mount| mount.destination().to_str() == Some(destination))?;
     found.source().as_ref()?.to_str().filter(|source| !source.is_empty())
 }
 

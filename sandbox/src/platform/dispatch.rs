@@ -113,7 +113,9 @@ impl Dispatcher {
             count.calls.fetch_add(1, Ordering::Relaxed);
         }
         let entry = syscalls::lookup(number);
-        let call = Call { thread, process, number, arguments: notification.arguments, instruction: Address(notification.instruction), id };
+        let seen = container.strace.then(syscalls::Seen::default);
+        let call =
+            Call { thread, process, number, arguments: notification.arguments, instruction: Address(notification.instruction), id, seen };
         crate::kernel::task::set_current(Some(call.thread.clone()));
         let result = match entry {
             Some(entry) => {

@@ -28,6 +28,8 @@ pub struct Call {
     pub instruction: Address,
     /// What the host calls it: for donating descriptors and for asking whether it is still waited for.
     pub id: NotificationId,
+    /// The paths it has read, where its container is traced.
+    pub seen: Option<super::Seen>,
 }
 
 impl Call {
@@ -68,7 +70,11 @@ impl Call {
 
     /// An argument that is a path in workload memory. Copied once.
     pub fn path(&self, index: usize) -> Result<Vec<u8>> {
-        self.memory().read_path(self.address(index))
+        let path = self.memory().read_path(self.address(index))?;
+        if let Some(seen) = &self.seen {
+            seen.lock().push((index, path.clone()));
+        }
+        Ok(path)
     }
 
     /// The caller's descriptors.

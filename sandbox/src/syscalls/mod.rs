@@ -38,7 +38,7 @@ pub mod system_names {
     pub use super::system::{RELEASE, VERSION};
 }
 
-pub use trace::trace;
+pub use trace::{Seen, trace};
 
 /// What a handler made of a call.
 pub enum Outcome {
