@@ -48,6 +48,27 @@ pub(super) fn inherited() -> Option<(Inherited, UnixStream)> {
     Some((inherited, UnixStream::from(own(SYNC)?)))
 }
 
+/// A process that waits before its execve. Dropped without [`Held::release`], it ends; so it does when this process dies.
+pub(super) struct Held {
+    pub sandbox: Sandbox,
+    /// Our end of the pipe that it reads: a byte lets it go, the end of the stream ends it.
+    go: OwnedFd,
+}
+
+impl Held {
+    /// Lets the process go.
+    pub fn release(self) -> Result<Sandbox, BootError> {
+        host("letting the process go", nix::unistd::write(&self.go, b"\n"))?;
+        Ok(self.sandbox)
+    }
+
+    /// Ends the process.
+    pub fn abandon(self) {
+        drop(self.go);
+        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(self.sandbox.pid), None);
+    }
+}
+
 /// Everything that the child needs, made before the clone.
 struct Child {
     null: OwnedFd,
@@ -56,12 +77,14 @@ struct Child {
     sync: UnixStream,
     cgroups: Vec<OwnedFd>,
     go: OwnedFd,
+    /// The child's copy of the pipe's other end, by number: while it is open here, the stream has no end.
+    held: RawFd,
     binary: OwnedFd,
     arguments: Vec<CString>,
 }
 
-/// Makes the process. Runs on a thread whose network namespace may change.
-pub(super) fn launch(options: SpawnOptions, sync: UnixStream) -> Result<Sandbox, BootError> {
+/// Makes the process, which waits to be released. Runs on a thread whose network namespace may change.
+pub(super) fn launch(options: SpawnOptions, sync: UnixStream) -> Result<Held, BootError> {
     if let Some(network) = options.network {
         host("entering the network namespace", nix::sched::setns(network, CloneFlags::CLONE_NEWNET))?;
     }
@@ -74,7 +97,8 @@ pub(super) fn launch(options: SpawnOptions, sync: UnixStream) -> Result<Sandbox,
     let level = if options.debug { c"debug" } else { c"info" };
     let own_name = CString::new(ARGUMENT).unwrap_or_default();
     let arguments = [c"bulkhead-sandbox", &own_name, log, format, level].map(CString::from).to_vec();
-    let child = Child { null, log: options.log, control: options.control, sync, cgroups: options.cgroups, go, binary, arguments };
+    let (control, cgroups, other_end) = (options.control, options.cgroups, held.as_raw_fd());
+    let child = Child { null, log: options.log, control, sync, cgroups, go, held: other_end, binary, arguments };
     let mut pidfd: RawFd = -1;
     let flags = NAMESPACES | libc::CLONE_PIDFD | libc::SIGCHLD;
     // SAFETY: without CLONE_VM this is fork(2); the child, in which only this thread exists, makes only the plain calls of `Child::run`.
@@ -88,15 +112,11 @@ pub(super) fn launch(options: SpawnOptions, sync: UnixStream) -> Result<Sandbox,
     }
     // SAFETY: the host has just made this descriptor for us.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    let held = Held { sandbox: Sandbox { pid, pidfd }, go: held };
     match equip(pid) {
-        Ok(()) => {
-            host("letting the process go", nix::unistd::write(&held, b"\n"))?;
-            Ok(Sandbox { pid, pidfd })
-        }
+        Ok(()) => Ok(held),
         Err(error) => {
-            // It sees the pipe's end and exits.
-            drop(held);
-            let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+            held.abandon();
             Err(error)
         }
     }
@@ -161,6 +181,7 @@ impl Child {
         // SAFETY: plain system calls on descriptors that `self` owns and on buffers that live through each
         // call; nothing in this process uses the descriptors that are overwritten or closed. Needed: nothing here may allocate.
         unsafe {
+            libc::close(self.held);
             for cgroup in &self.cgroups {
                 check(libc::write(cgroup.as_raw_fd(), b"0".as_ptr().cast(), 1) as libc::c_long, "joining a cgroup")?;
             }
