@@ -8,7 +8,7 @@ use bulkhead_protocol::call::{Code, Refusal};
 use bulkhead_protocol::messages::{CreateRequest, CreateResponse};
 use oci_spec::runtime::Spec;
 
-use super::{launch, mounts, streams};
+use super::{launch, memory, mounts, streams};
 use crate::boot::{CONTAINERS, EXEC_ROOTS};
 use crate::errno::{Errno, Result};
 use crate::fs::devpts::Instance;
@@ -29,6 +29,9 @@ pub fn create(request: &CreateRequest) -> Result<CreateResponse, Refusal> {
     }
     let spec: Spec = serde_json::from_slice(&request.config_json)
         .map_err(|error| Refusal::new(Code::InvalidArgument, format!("config.json: {error}")))?;
+    if request.memory_events != 0 {
+        memory::count_in(id, streams::claim(request.memory_events)?.0);
+    }
     let made = build(request, &spec).and_then(|container| {
         let started = launch::init(&container, &spec, request);
         if started.is_err() {
@@ -43,6 +46,7 @@ pub fn create(request: &CreateRequest) -> Result<CreateResponse, Refusal> {
         }
         Err(refusal) => {
             unmount(id);
+            memory::forget(id);
             Err(refusal)
         }
     }

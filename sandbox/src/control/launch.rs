@@ -10,6 +10,7 @@ use bulkhead_protocol::call::{Code, Refusal};
 use bulkhead_protocol::messages::{CreateRequest, CreateResponse, ExecRequest, ExecResponse, Stdio};
 use oci_spec::runtime::{Capability as Named, Process as Wanted, Spec};
 
+use super::connection::Connection;
 use super::create::exec_root_name;
 use super::streams;
 use crate::errno::Errno;
@@ -24,6 +25,7 @@ use crate::platform::memory::Address;
 use crate::platform::notify::{Notification, NotificationId};
 use crate::platform::process::{self, Status};
 use crate::platform::spawner::{SpawnRequest, spawner};
+use crate::sync::Mutex;
 use crate::syscalls::{self, Call, Outcome};
 use crate::vfs::descriptor::DescriptorTable;
 use crate::vfs::mount::{Location, MountFlags};
@@ -45,6 +47,7 @@ pub fn init(container: &Arc<Container>, spec: &Spec, request: &CreateRequest) ->
     let mut response = CreateResponse::new();
     response.pid = process.pid.0;
     response.pid_stream = give_back(&process, &stdio)?;
+    response.host_cgroup = true;
     Ok(response)
 }
 
@@ -58,8 +61,13 @@ fn joined_process(id: &str) -> Result<i32, Refusal> {
     init.map(|init| init.pid.0).ok_or_else(|| Refusal::new(Code::NotFound, format!("container {id:?} does not exist")))
 }
 
-/// Lets the init of a created container run its program.
-pub fn start(container: &Arc<Container>) -> Result<(), Refusal> {
+/// Lets the init of a created container, or an exec that is held, run its program.
+pub fn start(container: &Arc<Container>, exec_id: &str) -> Result<(), Refusal> {
+    if !exec_id.is_empty() {
+        let held = take_held(&container.id, exec_id);
+        let (process, gate) = held.ok_or_else(|| Refusal::new(Code::FailedPrecondition, format!("exec {exec_id:?} is not held")))?;
+        return go(&process, &gate);
+    }
     let gate = container.gate.lock().take();
     let gate = gate.ok_or_else(|| Refusal::new(Code::FailedPrecondition, "cannot start a container that has been started"))?;
     let init = container.init.read().clone();
@@ -68,7 +76,7 @@ pub fn start(container: &Arc<Container>) -> Result<(), Refusal> {
 }
 
 /// Starts one more process.
-pub fn exec(container: &Arc<Container>, request: &ExecRequest) -> Result<ExecResponse, Refusal> {
+pub fn exec(container: &Arc<Container>, request: &ExecRequest, connection: &Connection) -> Result<ExecResponse, Refusal> {
     let wanted: Wanted = serde_json::from_slice(&request.process_json).map_err(|error| invalid(format!("process: {error}")))?;
     let init = container.init.read().clone().filter(|init| init.exit.get().is_none());
     let init = init.ok_or_else(|| Refusal::new(Code::FailedPrecondition, "cannot exec in a stopped container"))?;
@@ -85,8 +93,38 @@ pub fn exec(container: &Arc<Container>, request: &ExecRequest) -> Result<ExecRes
     let mut response = ExecResponse::new();
     response.pid = process.pid.0;
     response.pid_stream = give_back(&process, &stdio)?;
-    go(&process, &gate)?;
+    if !request.held {
+        go(&process, &gate)?;
+        return Ok(response);
+    }
+    held().lock().push(Held { container: container.id.clone(), exec: request.exec_id.clone(), process, gate });
+    let (container, exec) = (container.id.clone(), request.exec_id.clone());
+    connection.at_end(Box::new(move || {
+        if let Some((process, _)) = take_held(&container, &exec) {
+            let _ = process::kill(process.pid.0, libc::SIGKILL);
+        }
+    }));
     Ok(response)
+}
+
+/// An exec that stands before its program until its client says otherwise.
+struct Held {
+    container: String,
+    exec: String,
+    process: Arc<Process>,
+    gate: Notification,
+}
+
+fn held() -> &'static Mutex<Vec<Held>> {
+    static HELD: Mutex<Vec<Held>> = Mutex::new(Vec::new());
+    &HELD
+}
+
+fn take_held(container: &str, exec: &str) -> Option<(Arc<Process>, Notification)> {
+    let mut held = held().lock();
+    let index = held.iter().position(|held| held.container == container && held.exec == exec)?;
+    let taken = held.swap_remove(index);
+    Some((taken.process, taken.gate))
 }
 
 /// Gives the client a pidfd of the process, by the connection that its standard streams came by.
@@ -104,7 +142,7 @@ fn give_back(process: &Process, stdio: &Stdio) -> Result<u32, Refusal> {
 
 thread_local! {
     /// The stream connection of the request that is being served, as seen by the streams it claimed.
-    static LAST_STREAMS: std::cell::RefCell<Option<Arc<super::connection::Connection>>> = const { std::cell::RefCell::new(None) };
+    static LAST_STREAMS: std::cell::RefCell<Option<Arc<Connection>>> = const { std::cell::RefCell::new(None) };
 }
 
 /// Claims a stream and remembers by which connection it came.
@@ -132,7 +170,7 @@ fn go(process: &Arc<Process>, gate: &Notification) -> Result<(), Refusal> {
     let entry = syscalls::lookup(libc::SYS_execve);
     match entry.map(|entry| (entry.handler)(&call)) {
         Some(Ok(Outcome::Continue)) => {
-            dispatcher().listener().let_go(id);
+            dispatcher().let_go(&call);
             Ok(())
         }
         Some(Ok(_)) => Ok(()),
@@ -210,6 +248,7 @@ fn make(
         let _ = process::kill(pid.0, libc::SIGKILL);
         Refusal::new(Code::Internal, format!("starting a process: {error}"))
     })?;
+    super::memory::begins(&process);
     if let Some(slave) = console.as_ref().and_then(|open| open.file.as_any().downcast_ref::<crate::fs::tty::Slave>()) {
         slave.adopt(&process);
     }

@@ -1,7 +1,8 @@
 //! The control protocol's server, on the kernel's own reactor: no thread per connection, no thread per waiting client.
 //!
 //! A connection is either a ttrpc connection ([`connection`]) or, when its first bytes say so, a stream connection that carries descriptors
-//! ([`streams`]). Requests are answered by [`service`]; [`create`] makes containers and [`launch`] processes.
+//! ([`streams`]). Requests are answered by [`service`]; [`create`] makes containers and [`launch`] processes;
+//! [`memory`] tells which of them ended because memory ran out.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::kernel::wait::{Observer, Ready};
 mod connection;
 mod create;
 mod launch;
+mod memory;
 mod mounts;
 mod populate;
 mod service;

@@ -10,7 +10,7 @@ use bulkhead_protocol::messages::{
 use bulkhead_protocol::protobuf::{EnumOrUnknown, MessageDyn};
 
 use super::connection::{Answer, Connection};
-use super::{create, launch};
+use super::{create, launch, memory};
 use crate::kernel::container::Container;
 use crate::kernel::kernel;
 use crate::kernel::park::{self, ParkedCall};
@@ -26,7 +26,7 @@ pub fn serve(connection: &Arc<Connection>, stream: u32, request: Request) {
     match request {
         Request::Wait(request) => wait(connection, stream, &request),
         request => {
-            let answer = answer(request);
+            let answer = answer(connection, request);
             connection.answer(stream, answer);
             if kernel().containers.read().is_empty() && ENDED.load(Ordering::SeqCst) {
                 // The last container has been deleted: the pod is over. Whatever process is left dies with this one.
@@ -47,14 +47,14 @@ fn boxed(message: impl MessageDyn) -> Answer {
     Ok(Box::new(message))
 }
 
-fn answer(request: Request) -> Answer {
+fn answer(connection: &Connection, request: Request) -> Answer {
     match request {
         Request::Create(request) => boxed(create::create(&request)?),
         Request::Start(request) => {
-            launch::start(&container(&request.container_id)?)?;
+            launch::start(&container(&request.container_id)?, &request.exec_id)?;
             done()
         }
-        Request::Exec(request) => boxed(launch::exec(&container(&request.container_id)?, &request)?),
+        Request::Exec(request) => boxed(launch::exec(&container(&request.container_id)?, &request, connection)?),
         Request::Signal(request) => {
             let container = container(&request.container_id)?;
             send(&container, &request.exec_id, request.signal as i32, request.all)?;
@@ -80,6 +80,9 @@ fn answer(request: Request) -> Answer {
             done()
         }
         Request::SyscallCounts(request) => boxed(counts(container(&request.container_id)?.as_ref())),
+        Request::Update(_) | Request::Stats(_) | Request::OutOfMemory(_) => {
+            Err(Refusal::new(Code::Unimplemented, "the container's cgroup on the host limits, counts and tells"))
+        }
         Request::Wait(_) => Err(Refusal::new(Code::Internal, "wait is answered elsewhere")),
     }
 }
@@ -103,11 +106,17 @@ fn process(container: &Container, exec_id: &str) -> Result<Arc<Process>, Refusal
 fn send(container: &Arc<Container>, exec_id: &str, number: i32, all: bool) -> Result<(), Refusal> {
     if all {
         for process in signal::of_container(container) {
+            if number == libc::SIGKILL {
+                memory::killed_by_client(&process);
+            }
             let _ = signal::send_to_process(&process, number);
         }
         return Ok(());
     }
     let process = process(container, exec_id)?;
+    if number == libc::SIGKILL {
+        memory::killed_by_client(&process);
+    }
     let ended = || Refusal::new(Code::FailedPrecondition, "process already finished");
     if process.exit.get().is_some() {
         return Err(ended());
@@ -125,6 +134,7 @@ fn wait(connection: &Arc<Connection>, stream: u32, request: &WaitRequest) {
         let abandoned = process.clone();
         connection.at_end(Box::new(move || {
             if abandoned.exit.get().is_none() {
+                memory::killed_by_client(&abandoned);
                 let _ = signal::send_to_process(&abandoned, libc::SIGKILL);
             }
         }));
@@ -140,6 +150,7 @@ fn wait(connection: &Arc<Connection>, stream: u32, request: &WaitRequest) {
         let mut response = WaitResponse::new();
         if let Some(ended) = process.exit.get() {
             response.exit_status = ended.exit_code();
+            response.out_of_memory = memory::ran_out(&process, &ended);
             response.exited_at = ended.at.seconds.saturating_mul(1_000_000_000) + i64::from(ended.at.nanoseconds);
         }
         connection.answer(stream, Ok(Box::new(response)));
@@ -181,6 +192,7 @@ fn state(container: &Arc<Container>) -> StateResponse {
                     response.exit_status = ended.exit_code();
                     state_response::Status::STOPPED
                 }
+                None if dispatcher().is_frozen(container) => state_response::Status::PAUSED,
                 None if container.gate.lock().is_some() => state_response::Status::CREATED,
                 None => state_response::Status::RUNNING,
             }
@@ -193,6 +205,7 @@ fn state(container: &Arc<Container>) -> StateResponse {
 /// Kills what is left of a container and forgets it.
 fn delete(container: &Arc<Container>) {
     for process in signal::of_container(container) {
+        memory::killed_by_client(&process);
         let _ = signal::send_to_process(&process, libc::SIGKILL);
     }
     dispatcher().thaw(container);
@@ -200,6 +213,7 @@ fn delete(container: &Arc<Container>) {
     ENDED.store(true, Ordering::SeqCst);
     container.exec_root.remove();
     create::unmount(&container.id);
+    memory::forget(&container.id);
     drop(removed);
 }
 

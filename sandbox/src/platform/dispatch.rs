@@ -71,6 +71,16 @@ impl Dispatcher {
         }
     }
 
+    /// Whether a container is frozen.
+    pub fn is_frozen(&self, container: &Arc<Container>) -> bool {
+        self.any_frozen.load(Ordering::SeqCst) > 0 && self.frozen.lock().iter().any(|entry| Arc::ptr_eq(&entry.container, container))
+    }
+
+    /// Lets the first execve of a new process go on, once its container is not frozen.
+    pub fn let_go(&self, call: &Call) {
+        self.answer(call, Answer::LetGo);
+    }
+
     /// Gives the answers that were kept and goes on.
     pub fn thaw(&self, container: &Arc<Container>) {
         let mut frozen = self.frozen.lock();

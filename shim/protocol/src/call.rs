@@ -62,7 +62,7 @@ macro_rules! methods {
 methods! {
     /// Creates a container.
     Create, create: CreateRequest => CreateResponse;
-    /// Lets the init of a created container run its program.
+    /// Lets the init of a created container, or an exec that is held, run its program.
     Start, start: StartRequest => Empty;
     /// Starts one more process in a container.
     Exec, exec: ExecRequest => ExecResponse;
@@ -84,6 +84,12 @@ methods! {
     Delete, delete: ContainerRequest => Empty;
     /// What the container's programs called.
     SyscallCounts, syscall_counts: ContainerRequest => SyscallCountsResponse;
+    /// Changes limits.
+    Update, update: UpdateRequest => Empty;
+    /// What the container has used, and may.
+    Stats, stats: ContainerRequest => StatsResponse;
+    /// Answers when memory has run out once more.
+    OutOfMemory, out_of_memory: OutOfMemoryRequest => OutOfMemoryResponse;
 }
 
 /// Why a call was refused: gRPC's numbers, those of them that are used here.
