@@ -4,16 +4,18 @@
 //! |---|---|---|---|
 //! | prestart, createRuntime | create: cgroup, network and stand-in exist | host | the container is not created |
 //! | createContainer | after those | host, in the pod's network namespace | the container is not created |
-//! | startContainer | start, before the program | behind the wall, as a process of the container | the start fails |
-//! | poststart | start, after the program began | host | logged |
+//! | startContainer | start, before the program | behind the wall, as a process of the container | the start fails, the container is stopped |
+//! | poststart | start, after the program began | host | the start fails, the container is stopped (as runc has it) |
 //! | poststop | delete, when nothing is left | host | logged |
 //!
 //! Source: runtime-spec, config.md, "POSIX-platform Hooks", and runtime.md, "Lifecycle". There is no mount namespace of
-//! the container on the host in which createContainer could run.
+//! the container on the host in which createContainer could run; its working directory is the root file system, as under runc. The others'
+//! is the bundle. A hook without `env` inherits this process's environment, as runc's hooks do.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -42,20 +44,33 @@ impl HookError {
 }
 
 /// Runs hooks in their order, each with the container's state on its standard input, and stops at the first that fails.
-/// With `network` they run in that network namespace.
+/// They start in `directory`, if it is there. With `network` they run in that network namespace.
 ///
 /// # Errors
 /// The hook that did not start, did not end in time, or ended with another status than 0.
-pub fn run(kind: &'static str, hooks: Option<&Vec<Hook>>, state: &str, network: Option<&OwnedFd>) -> Result<(), HookError> {
+pub fn run(
+    kind: &'static str,
+    hooks: Option<&Vec<Hook>>,
+    state: &str,
+    directory: &Path,
+    network: Option<&OwnedFd>,
+) -> Result<(), HookError> {
     for (index, hook) in hooks.into_iter().flatten().enumerate() {
-        run_one(hook, state, network).map_err(|reason| HookError::new(kind, index, hook, reason))?;
+        run_one(hook, state, directory, network).map_err(|reason| HookError::new(kind, index, hook, reason))?;
     }
     Ok(())
 }
 
-fn run_one(hook: &Hook, state: &str, network: Option<&OwnedFd>) -> Result<(), String> {
+fn run_one(hook: &Hook, state: &str, directory: &Path, network: Option<&OwnedFd>) -> Result<(), String> {
     let mut command = Command::new(hook.path());
-    command.env_clear().stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    if hook.env().is_some() {
+        command.env_clear();
+    }
+    // A deleted container's bundle may be gone.
+    if directory.is_dir() {
+        command.current_dir(directory);
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     if let Some((name, arguments)) = hook.args().as_ref().and_then(|args| args.split_first()) {
         command.arg0(name).args(arguments);
     }
@@ -131,24 +146,35 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let out = directory.path().join("out");
         let script = |text: &str| json!({ "path": "/bin/sh", "args": ["sh", "-c", text], "env": [format!("OUT={}", out.display())] });
-        let list = hooks(json!([script("cat >> $OUT"), script("echo second $# >> $OUT")]));
-        run("prestart", Some(&list), "{\"id\":\"x\"}\n", None).unwrap();
-        assert_eq!(std::fs::read_to_string(out).unwrap(), "{\"id\":\"x\"}\nsecond 0\n");
+        let list = hooks(json!([script("cat >> $OUT"), script("echo second $# $(pwd) >> $OUT")]));
+        run("prestart", Some(&list), "{\"id\":\"x\"}\n", directory.path(), None).unwrap();
+        let expected = format!("{{\"id\":\"x\"}}\nsecond 0 {}\n", directory.path().canonicalize().unwrap().display());
+        assert_eq!(std::fs::read_to_string(out).unwrap(), expected);
     }
 
     #[test]
     fn a_hook_that_fails_stops_the_rest_and_is_named() {
         let list = hooks(json!([{ "path": "/bin/true" }, { "path": "/bin/sh", "args": ["sh", "-c", "echo no >&2; exit 3"] }]));
-        let error = run("createRuntime", Some(&list), "", None).unwrap_err().to_string();
+        let error = run("createRuntime", Some(&list), "", Path::new("/"), None).unwrap_err().to_string();
         assert_eq!(error, "error running hook #1: hooks.createRuntime[1].path: /bin/sh: exit status: 3, stderr: no");
         let list = hooks(json!([{ "path": "/no/such/hook" }]));
-        assert!(run("prestart", Some(&list), "", None).unwrap_err().to_string().contains("/no/such/hook: No such file"));
+        assert!(run("prestart", Some(&list), "", Path::new("/"), None).unwrap_err().to_string().contains("/no/such/hook: No such file"));
+    }
+
+    #[test]
+    fn a_hook_inherits_the_environment_unless_it_has_its_own() {
+        for (hook, inherited) in [(json!({}), true), (json!({ "env": [] }), false), (json!({ "env": ["A=b"] }), false)] {
+            let mut hook = hook;
+            hook["path"] = json!("/bin/sh");
+            hook["args"] = json!(["sh", "-c", "test -n \"$CARGO_MANIFEST_DIR\""]);
+            assert_eq!(run("prestart", Some(&hooks(json!([hook]))), "", Path::new("/"), None).is_ok(), inherited);
+        }
     }
 
     #[test]
     fn a_hook_is_killed_at_its_timeout() {
         let list = hooks(json!([{ "path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1 }]));
-        let error = run("poststop", Some(&list), "", None).unwrap_err().to_string();
+        let error = run("poststop", Some(&list), "", Path::new("/"), None).unwrap_err().to_string();
         assert!(error.ends_with("hook did not end within its timeout of 1 s"), "{error}");
     }
 }

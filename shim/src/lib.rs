@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod cli;
+pub mod config;
 pub mod console;
 pub mod foreground;
 pub mod hooks;
@@ -13,3 +14,4 @@ pub mod oci;
 pub mod stand_in;
 pub mod state;
 pub mod trees;
+pub mod wall;

@@ -114,6 +114,7 @@ fn live(mut control: UnixStream) -> io::Result<i32> {
     control.read_to_end(&mut text)?;
     let assignment: Assignment = serde_json::from_slice(&text)?;
     let mut client = Client::connect(&assignment.socket)?;
+    let mut signalling = Client::connect(&assignment.socket)?;
     let mut request = WaitRequest::new();
     request.container_id.clone_from(&assignment.container);
     request.exec_id.clone_from(&assignment.exec);
@@ -129,7 +130,7 @@ fn live(mut control: UnixStream) -> io::Result<i32> {
         }
         let answered = ready[0].any() == Some(true);
         while let Ok(Some(signal)) = signals.read_signal() {
-            forward(&assignment, signal.ssi_signo);
+            forward(&mut signalling, &assignment, signal.ssi_signo);
         }
         if answered {
             let answer: Result<WaitResponse, CallError> = client.receive();
@@ -139,7 +140,7 @@ fn live(mut control: UnixStream) -> io::Result<i32> {
 }
 
 /// A signal for the stand-in is one for the process. One that comes too late hits nobody, as it would have.
-fn forward(assignment: &Assignment, signal: u32) {
+fn forward(client: &mut Client, assignment: &Assignment, signal: u32) {
     if signal == libc::SIGCHLD as u32 {
         return;
     }
@@ -147,9 +148,7 @@ fn forward(assignment: &Assignment, signal: u32) {
     request.container_id.clone_from(&assignment.container);
     request.exec_id.clone_from(&assignment.exec);
     request.signal = signal;
-    if let Ok(mut client) = Client::connect(&assignment.socket) {
-        let _ = client.signal(&request);
-    }
+    let _ = client.signal(&request);
 }
 
 impl Assignment {

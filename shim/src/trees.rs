@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -32,6 +33,14 @@ pub enum TreeError {
         index: usize,
         /// Its source.
         source_path: PathBuf,
+        /// Why.
+        reason: io::Error,
+    },
+    /// The directory for writes.
+    #[error("--overlay dir={}: {reason}", path.display())]
+    Upper {
+        /// The directory.
+        path: PathBuf,
         /// Why.
         reason: io::Error,
     },
@@ -80,6 +89,22 @@ pub fn source(bundle: &Path, index: usize, path: &Path, options: MountOptions) -
     let base = File::open("/").map_err(failed)?;
     let tree = host::clone_tree(base.as_fd(), &full, options.bind == Some(true)).map_err(failed)?;
     restrict(&tree, options).map_err(failed)?;
+    Ok(tree)
+}
+
+/// A detached copy of the directory that takes the writes to the root file system. It is made where only its last component is missing.
+///
+/// # Errors
+/// [`TreeError::Upper`].
+pub fn upper(path: &Path) -> Result<OwnedFd, TreeError> {
+    let failed = |reason| TreeError::Upper { path: path.to_owned(), reason };
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+        _ => {}
+    }
+    let directory = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(path).map_err(failed)?;
+    let tree = host::clone_tree(directory.as_fd(), Path::new(""), false).map_err(failed)?;
+    restrict(&tree, MountOptions::default()).map_err(failed)?;
     Ok(tree)
 }
 

@@ -1,24 +1,38 @@
 //! The container's cgroup: made and limited by libcgroups (v1, hybrid, v2, systemd), joined by the stand-in and the wall.
 //!
 //! A pod's wall joins the cgroup of the container that started it, so that limits apply to a workload and its kernel
-//! together. The init of a later container of the pod is moved to that container's own cgroup before it runs.
+//! together. The processes of a later container of the pod are moved to that container's own cgroup before they run.
 //!
-//! libcgroups makes a cgroup by adding a process to it. That process is the stand-in; the wall then joins where the
-//! stand-in is, by `cgroup.procs` files that are opened here and written by the wall itself, before it gives up the
+//! libcgroups makes a cgroup by adding a process to it. That process is the stand-in; the wall then joins the same
+//! directories, by `cgroup.procs` files that are opened here and written by the wall itself, before it gives up the
 //! right to.
+//!
+//! - [`hierarchies`]: which there are, and where a cgroup is in each
+//! - [`limits`]: which limits this machine can set, and changing them
+//! - [`freezer`]: pausing the workload's processes, and not its kernel's
+//! - [`statistics`]: what a container has used
+//! - [`memory`]: being told that memory ran out
 
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use libcgroups::common::{
-    AnyCgroupManager, AnyManagerError, CgroupConfig, CgroupManager, CgroupSetup, ControllerOpt, CreateCgroupSetupError,
-};
+use libcgroups::common::{AnyCgroupManager, AnyManagerError, CgroupConfig, CgroupManager, CreateCgroupSetupError};
 use nix_of_libcgroups::unistd::Pid;
 use oci_spec::runtime::{LinuxResources, Spec};
 
+use crate::host;
 use crate::oci::id::Id;
 use crate::state::Cgroup;
+use crate::state::process::has_ended;
+
+pub mod freezer;
+pub mod hierarchies;
+pub mod limits;
+pub mod memory;
+pub mod statistics;
 
 /// Why a cgroup could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +57,31 @@ pub enum CgroupError {
     },
     /// A limit asks for what this machine's cgroups do not have.
     #[error("linux.resources.{0}: {1}")]
-    Unsupported(&'static str, &'static str),
+    Unsupported(String, &'static str),
+    /// A limit has a value that can not be.
+    #[error("linux.resources.{field}: {value}: {reason}")]
+    Value {
+        /// Which.
+        field: String,
+        /// Its value.
+        value: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The host has no freezer.
+    #[error("this machine has no freezer for cgroups")]
+    NoFreezer,
+    /// systemd was asked for where it makes no cgroups.
+    #[error("{0} (--systemd-cgroup)")]
+    Systemd(&'static str),
+    /// Others are in the cgroup, whom deleting the container would kill.
+    #[error("linux.cgroupsPath: {}: processes are in it already ({})", path.display(), directory.display())]
+    Occupied {
+        /// The cgroup.
+        path: PathBuf,
+        /// One of its directories with processes.
+        directory: PathBuf,
+    },
     /// `/proc` could not be read, or a `cgroup.procs` not opened.
     #[error("{}: {source}", path.display())]
     Host {
@@ -55,12 +93,36 @@ pub enum CgroupError {
 }
 
 /// Where the configuration puts the container; runc's rules.
-pub fn place(id: &Id, spec: &Spec, systemd: bool) -> Cgroup {
+fn place(id: &Id, spec: &Spec, systemd: bool) -> PathBuf {
     let asked = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone()).filter(|path| !path.as_os_str().is_empty());
-    if systemd {
-        return Cgroup { path: asked.unwrap_or_else(|| format!(":bulkhead:{id}").into()), systemd };
+    match (systemd, asked) {
+        (true, asked) => asked.unwrap_or_else(|| format!(":bulkhead:{id}").into()),
+        (false, asked) => Path::new("/").join(asked.unwrap_or_else(|| format!("bulkhead-{id}").into())),
     }
-    Cgroup { path: Path::new("/").join(asked.unwrap_or_else(|| format!("bulkhead-{id}").into())), systemd }
+}
+
+/// Chooses the container's cgroup, which is neither made nor joined yet; from now on it may be removed. `pod` is the cgroup of its pod's wall.
+///
+/// # Errors
+/// [`CgroupError::Occupied`]: removing it would kill others' processes. [`CgroupError::Systemd`].
+pub fn choose(id: &Id, spec: &Spec, systemd: bool, pod: Option<&Cgroup>) -> Result<Cgroup, CgroupError> {
+    let path = place(id, spec, systemd);
+    let hierarchies = hierarchies::mounted()?;
+    if systemd {
+        if !Path::new("/run/systemd/system").is_dir() {
+            return Err(CgroupError::Systemd("systemd cgroup flag passed, but systemd support for managing cgroups is not available"));
+        }
+        if !hierarchies::are_unified(&hierarchies) {
+            return Err(CgroupError::Systemd("this machine's cgroups are not v2"));
+        }
+        return Ok(Cgroup { path, systemd, directories: Vec::new() });
+    }
+    let directories = hierarchies::places(&hierarchies, &path);
+    let shared = pod.is_some_and(|pod| pod.path == path);
+    if !shared && let Some(full) = directories.iter().find(|directory| processes_in(directory).next().is_some()) {
+        return Err(CgroupError::Occupied { path, directory: full.clone() });
+    }
+    Ok(Cgroup { path, systemd, directories })
 }
 
 fn manager(id: &Id, cgroup: &Cgroup) -> Result<AnyCgroupManager, CgroupError> {
@@ -72,94 +134,114 @@ fn manager(id: &Id, cgroup: &Cgroup) -> Result<AnyCgroupManager, CgroupError> {
 ///
 /// # Errors
 /// A controller that a limit needs is missing, or the host refuses. The caller removes what was made.
-pub fn create(id: &Id, cgroup: &Cgroup, resources: Option<&LinuxResources>, pid: i32) -> Result<(), CgroupError> {
-    let failed = |doing| move |source| CgroupError::Manager { path: cgroup.path.clone(), doing, source: Box::new(source) };
+pub fn create(id: &Id, cgroup: &mut Cgroup, resources: Option<&LinuxResources>, pid: i32) -> Result<(), CgroupError> {
+    let path = cgroup.path.clone();
+    let failed = |doing| move |source| CgroupError::Manager { path, doing, source: Box::new(source) };
+    let hierarchies = hierarchies::mounted()?;
+    if let Some(resources) = resources {
+        limits::check(resources, hierarchies::are_unified(&hierarchies))?;
+    }
     let manager = manager(id, cgroup)?;
-    manager.add_task(Pid::from_raw(pid)).map_err(failed("joining it"))?;
-    let Some(resources) = resources else { return Ok(()) };
-    let unified = matches!(libcgroups::common::get_cgroup_setup(), Ok(CgroupSetup::Unified));
-    if !unified && resources.unified().as_ref().is_some_and(|unified| !unified.is_empty()) {
-        return Err(CgroupError::Unsupported("unified", "this machine's cgroups are not v2"));
+    manager.add_task(Pid::from_raw(pid)).map_err(failed.clone()("joining it"))?;
+    if cgroup.systemd {
+        cgroup.directories = hierarchies::unified_place(&hierarchies, pid)?.into_iter().collect();
     }
-    let options = ControllerOpt { resources: &applied(resources), disable_oom_killer: false, oom_score_adj: None, freezer_state: None };
-    manager.apply(&options).map_err(failed("setting its limits"))
+    match resources {
+        Some(resources) => limits::set(&manager, resources).map_err(failed("setting its limits")),
+        None => Ok(()),
+    }
 }
 
-/// The limits as the host gets them. Device rules are left out: the workload opens no device of the host, and the wall,
-/// which shares the cgroup, needs its own.
-fn applied(resources: &LinuxResources) -> LinuxResources {
-    let mut applied = resources.clone();
-    applied.set_devices(None);
-    // runc's reading: zero pids mean no limit.
-    if applied.pids().as_ref().is_some_and(|pids| pids.limit() <= 0) {
-        let unlimited = oci_spec::runtime::LinuxPidsBuilder::default().limit(-1i64).build();
-        applied.set_pids(unlimited.ok());
-    }
-    applied
+/// `cgroup.procs` of each of its directories, open for writing.
+///
+/// # Errors
+/// The host's; `ENOENT` for a cgroup that has been removed.
+pub fn procs_files(cgroup: &Cgroup) -> Result<Vec<OwnedFd>, CgroupError> {
+    let open = |directory: &PathBuf| {
+        let path = directory.join("cgroup.procs");
+        File::options().write(true).open(&path).map(OwnedFd::from).map_err(|source| CgroupError::Host { path, source })
+    };
+    cgroup.directories.iter().map(open).collect()
 }
 
-/// Moves a process into a container's cgroup.
+/// Moves a process into a container's cgroup, which is not made where it is gone.
 ///
 /// # Errors
 /// The host's.
-pub fn join(id: &Id, cgroup: &Cgroup, pid: i32) -> Result<(), CgroupError> {
-    manager(id, cgroup)?.add_task(Pid::from_raw(pid)).map_err(|source| CgroupError::Manager {
-        path: cgroup.path.clone(),
-        doing: "joining it",
-        source: Box::new(source),
-    })
+pub fn join(cgroup: &Cgroup, pid: i32) -> Result<(), CgroupError> {
+    for directory in &cgroup.directories {
+        let path = directory.join("cgroup.procs");
+        let written = File::options().write(true).open(&path).and_then(|mut file| file.write_all(pid.to_string().as_bytes()));
+        written.map_err(|source| CgroupError::Host { path, source })?;
+    }
+    Ok(())
 }
 
-/// Kills what is in the cgroup, and removes it. Nothing is done for one that is not there.
+/// The processes in one directory, not below it.
+fn processes_in(directory: &Path) -> impl Iterator<Item = i32> + use<> {
+    let text = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<i32>>().into_iter()
+}
+
+/// The processes in a cgroup and below it.
+pub fn processes(cgroup: &Cgroup) -> Vec<i32> {
+    // Any hierarchy tells of all; one with a freezer has those that have been moved below.
+    let Some(directory) = freezer::directory(&cgroup.directories).or(cgroup.directories.first().map(PathBuf::as_path)) else {
+        return Vec::new();
+    };
+    processes_in(directory).chain(processes_in(&freezer::workload(directory))).collect()
+}
+
+/// How long killed processes may take to be gone from a cgroup.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Kills what is in the cgroup, frozen or not, and removes it. Nothing is done for one that is not there.
 ///
 /// # Errors
 /// The host's.
 pub fn remove(id: &Id, cgroup: &Cgroup) -> Result<(), CgroupError> {
-    manager(id, cgroup)?.remove().map_err(|source| CgroupError::Manager {
-        path: cgroup.path.clone(),
-        doing: "removing it",
-        source: Box::new(source),
-    })
-}
-
-/// Opens the `cgroup.procs` files of the cgroups that `pid` is in, for another process to join them; those that the
-/// caller is in itself are left out.
-///
-/// # Errors
-/// The host's.
-pub fn procs_files(pid: i32) -> Result<Vec<OwnedFd>, CgroupError> {
-    let read = |path: String| std::fs::read_to_string(&path).map_err(|source| CgroupError::Host { path: path.into(), source });
-    let theirs = read(format!("/proc/{pid}/cgroup"))?;
-    let ours = read("/proc/self/cgroup".into())?;
-    let mounts = read("/proc/self/mountinfo".into())?;
-    let mut files = Vec::new();
-    for line in theirs.lines().filter(|line| !ours.lines().any(|other| other == *line)) {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
-        let Some(directory) = mounted_at(&mounts, controllers, path) else { continue };
-        let procs = directory.join("cgroup.procs");
-        let file = File::options().write(true).open(&procs).map_err(|source| CgroupError::Host { path: procs, source })?;
-        files.push(file.into());
+    for directory in &cgroup.directories {
+        empty_and_remove(&freezer::workload(directory))?;
+        empty_and_remove(directory)?;
     }
-    Ok(files)
+    if cgroup.systemd {
+        let failed = |source| CgroupError::Manager { path: cgroup.path.clone(), doing: "removing it", source: Box::new(source) };
+        manager(id, cgroup)?.remove().map_err(failed)?;
+    }
+    Ok(())
 }
 
-/// Where the cgroup `path` of the hierarchy with `controllers` (as `/proc/PID/cgroup` names it; empty for v2) is mounted.
-fn mounted_at(mountinfo: &str, controllers: &str, path: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (left, right) = line.split_once(" - ")?;
-        let mut right = right.split(' ');
-        let kind = right.next()?;
-        let options = right.nth(1)?;
-        let matches = match controllers {
-            "" => kind == "cgroup2",
-            _ => kind == "cgroup" && controllers.split(',').all(|wanted| options.split(',').any(|option| option == wanted)),
-        };
-        let mut left = left.split(' ').skip(3);
-        let (root, mountpoint) = (left.next()?, left.next()?);
-        let below = Path::new(path).strip_prefix(root).ok()?;
-        matches.then(|| Path::new(mountpoint).join(below))
-    })
+fn empty_and_remove(directory: &Path) -> Result<(), CgroupError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match std::fs::remove_dir(directory) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(source) if Instant::now() >= deadline => return Err(CgroupError::Host { path: directory.to_owned(), source }),
+            Err(_) => {}
+        }
+        // What is frozen can not die (v1).
+        freezer::thaw_directory(directory);
+        let dying: Vec<OwnedFd> = processes_in(directory).filter_map(|pid| host::pidfd_open(pid).ok()).collect();
+        for pidfd in &dying {
+            let _ = host::pidfd_send_signal(pidfd, libc::SIGKILL);
+        }
+        for pidfd in &dying {
+            has_ended(pidfd, deadline.saturating_duration_since(Instant::now()));
+        }
+        if dying.is_empty() {
+            if has_children(directory) {
+                let source = std::io::Error::other("other cgroups are below it");
+                return Err(CgroupError::Host { path: directory.to_owned(), source });
+            }
+            // The last of its processes is dead and not yet gone, or another is about to join.
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn has_children(directory: &Path) -> bool {
+    std::fs::read_dir(directory).into_iter().flatten().flatten().any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
 }
 
 #[cfg(test)]
@@ -171,7 +253,7 @@ mod tests {
     fn cgroups_are_placed_as_runc_places_them() {
         let id = Id::new("web").unwrap();
         let mut config = crate::oci::template::spec(false);
-        let placed = |config: &serde_json::Value, systemd| place(&id, &crate::oci::parse(config.clone()).unwrap().spec, systemd).path;
+        let placed = |config: &serde_json::Value, systemd| place(&id, &crate::oci::parse(config.clone()).unwrap().spec, systemd);
         assert_eq!(placed(&config, false), Path::new("/bulkhead-web"));
         assert_eq!(placed(&config, true), Path::new(":bulkhead:web"));
         config["linux"]["cgroupsPath"] = json!("kubepods/x");
@@ -181,17 +263,16 @@ mod tests {
     }
 
     #[test]
-    fn a_hierarchy_is_found_among_the_mounts() {
-        let mounts = "30 23 0:26 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw\n\
-                      31 23 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
-                      32 23 0:28 /docker/x /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
-                      33 23 0:29 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n";
-        let at = |controllers, path| mounted_at(mounts, controllers, path);
-        assert_eq!(at("", "/a").unwrap(), Path::new("/sys/fs/cgroup/unified/a"));
-        assert_eq!(at("cpu,cpuacct", "/a/b").unwrap(), Path::new("/sys/fs/cgroup/cpu,cpuacct/a/b"));
-        assert_eq!(at("memory", "/docker/x/y").unwrap(), Path::new("/sys/fs/cgroup/memory/y"));
-        assert_eq!(at("memory", "/elsewhere"), None);
-        assert_eq!(at("name=systemd", "/").unwrap(), Path::new("/sys/fs/cgroup/systemd/"));
-        assert_eq!(at("pids", "/"), None);
+    fn a_cgroup_with_others_in_it_is_not_taken() {
+        let id = Id::new("web").unwrap();
+        let mut config = crate::oci::template::spec(false);
+        config["linux"]["cgroupsPath"] = json!("/");
+        let spec = crate::oci::parse(config).unwrap().spec;
+        if hierarchies::mounted().unwrap().is_empty() {
+            return;
+        }
+        assert!(matches!(choose(&id, &spec, false, None), Err(CgroupError::Occupied { .. })));
+        let pod = Cgroup { path: "/".into(), systemd: false, directories: Vec::new() };
+        assert!(choose(&id, &spec, false, Some(&pod)).is_ok(), "its own pod's");
     }
 }

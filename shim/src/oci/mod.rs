@@ -6,7 +6,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde_json::Value;
 
 pub mod fields;
@@ -145,12 +145,33 @@ pub fn parse_process(json: Value) -> Result<Process, ConfigError> {
     Ok(process)
 }
 
+/// Accepts a `linux.resources` object that is JSON already.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse_resources(json: &Value) -> Result<LinuxResources, ConfigError> {
+    let whole = serde_json::json!({ "linux": { "resources": json } });
+    match fields::examine(&whole).into_iter().next() {
+        Some(fields::Finding::Refused { field, value, reason }) => return Err(ConfigError::Refused { field, value, reason }),
+        // Nobody would know that it has had no effect.
+        Some(fields::Finding::Unknown(field)) => {
+            return Err(ConfigError::Type { field, reason: String::from("not a field of the runtime specification") });
+        }
+        None => {}
+    }
+    typed(json, "linux.resources.")
+}
+
 fn typed<T: serde::de::DeserializeOwned>(json: &Value, prefix: &str) -> Result<T, ConfigError> {
     serde_path_to_error::deserialize(json)
         .map_err(|error| ConfigError::Type { field: format!("{prefix}{}", error.path()), reason: error.inner().to_string() })
 }
 
-fn read(path: &Path) -> Result<Value, ConfigError> {
+/// Reads a file with JSON in it, no longer than [`MAXIMUM_SIZE`].
+///
+/// # Errors
+/// [`ConfigError::Read`], [`ConfigError::TooLarge`], [`ConfigError::Malformed`].
+pub fn read(path: &Path) -> Result<Value, ConfigError> {
     let failed = |source| ConfigError::Read { path: path.to_owned(), source };
     // Nonblocking: a fifo in the file's place must not hang us.
     let file = {

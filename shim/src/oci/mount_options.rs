@@ -119,6 +119,15 @@ pub struct MountOptions {
     pub set_below: u64,
 }
 
+/// The names of all options that are accepted on some mount, sorted; those that take a value without it.
+pub fn names() -> Vec<&'static str> {
+    let own = FILE_SYSTEMS.iter().flat_map(|(_, own)| own.iter().copied()).filter(|name| !name.ends_with('='));
+    let mut names: Vec<_> = OPTIONS.iter().map(|(name, _)| *name).chain(own).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// Reads the options of a mount of `kind`.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 //! ```text
 //! ROOT/<container>/state.json       the container's record
 //! ROOT/@pods/<pod>/pod.json         the pod's record
+//! ROOT/@pods/<pod>/members/<id>     an empty file for each container behind its wall
 //! ROOT/@pods/<pod>/control.sock     where its wall serves the control protocol
 //! ```
 //!
@@ -14,7 +15,10 @@
 //!
 //! **Crashes.** A record is written to a temporary file, fsynced, renamed, and the directory is fsynced. A container's
 //! first record says `creating` and holds all that is needed to clear away what comes after it; an invocation that
-//! finds a directory unlocked and `creating` finds what another left behind when it was killed.
+//! finds a directory unlocked and `creating` finds what another left behind when it was killed. Whatever is made
+//! afterwards is either written down before it is made (cgroup, membership of a pod), or dies with the invocation until it has been
+//! written down (the wall before its release, a stand-in before its assignment, an exec before its start).
+//! Clearing away can itself be cut off and begun again: each step finds what is left.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -23,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::oci::id::Id;
+use crate::wall::Isolation;
 
 pub mod process;
 mod store;
@@ -59,11 +64,14 @@ pub struct Container {
     /// Who created it: a user's name.
     pub owner: String,
     /// The wall it is behind.
-    pub isolation: String,
+    pub isolation: Isolation,
     /// The host process that stands in for its init.
     pub stand_in: Option<ProcessHandle>,
     /// Its cgroup.
     pub cgroup: Option<Cgroup>,
+    /// Its processes are the host's, in that cgroup; else the wall alone limits and counts them.
+    #[serde(default)]
+    pub host_cgroup: bool,
     /// The configuration it was created from.
     pub config: Value,
 }
@@ -75,6 +83,9 @@ pub struct Cgroup {
     pub path: PathBuf,
     /// systemd makes it.
     pub systemd: bool,
+    /// Its directories, one for each hierarchy; empty until they have been made.
+    #[serde(default)]
+    pub directories: Vec<PathBuf>,
 }
 
 /// One pod: the sandbox process and those behind it.
@@ -82,8 +93,12 @@ pub struct Cgroup {
 pub struct Pod {
     /// Its identifier, which is its directory's name.
     pub id: Id,
+    /// Which wall it is.
+    pub isolation: Isolation,
     /// The wall's process.
     pub wall: ProcessHandle,
+    /// The cgroup that the wall's process is in: that of the container it was started for.
+    pub cgroup: Option<Cgroup>,
 }
 
 impl Container {

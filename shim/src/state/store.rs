@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -14,6 +14,7 @@ use super::{Container, Pod, Stage};
 use crate::oci::id::Id;
 
 const PODS: &str = "@pods";
+const MEMBERS: &str = "members";
 
 /// Why a record can not be had.
 #[derive(Debug, thiserror::Error)]
@@ -22,10 +23,10 @@ pub enum StateError {
     #[error("container with given ID already exists: {0}")]
     Exists(Id),
     /// There is none.
-    #[error("container {id:?} does not exist", id = .0.as_str())]
+    #[error("container does not exist: {id:?}", id = .0.as_str())]
     Missing(Id),
     /// The container's creation was cut off.
-    #[error("container {id:?} does not exist: its creation was interrupted; `delete --force` clears it away", id = .0.as_str())]
+    #[error("container does not exist: {id:?}: its creation was interrupted; `delete --force` clears it away", id = .0.as_str())]
     Interrupted(Id),
     /// The host refused.
     #[error("{}: {source}", path.display())]
@@ -155,6 +156,29 @@ impl Store {
         Ok((directory, pod))
     }
 
+    /// A pod's record, without its lock; none where there is no such pod.
+    ///
+    /// # Errors
+    /// The record can not be read.
+    pub fn read_pod(&self, id: &Id) -> Result<Option<Pod>, StateError> {
+        read(&self.pod_path(id).join("pod.json"))
+    }
+
+    /// The containers of a pod. A member whose container's directory is gone has left the pod: whoever removed it was killed
+    /// before it said so.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn members(&self, pod: &Id) -> Result<Vec<Id>, StateError> {
+        let path = self.pod_path(pod).join(MEMBERS);
+        let entries = match std::fs::read_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(at(&path))?,
+        };
+        let names = entries.flatten().filter_map(|entry| Id::new(&entry.file_name().to_string_lossy()).ok());
+        Ok(names.filter(|id| self.root.join(id).exists()).collect())
+    }
+
     /// A pod's directory.
     pub fn pod_path(&self, id: &Id) -> PathBuf {
         self.root.join(PODS).join(id)
@@ -242,7 +266,29 @@ impl Directory {
     fn write(&self, name: &str, record: &impl Serialize) -> Result<(), StateError> {
         let path = self.path.join(name);
         let bytes = serde_json::to_vec(record).map_err(|source| StateError::Record { path: path.clone(), source })?;
-        write_atomically(&path, &bytes).map_err(at(&path))
+        write_atomically(&path, &bytes, 0o600).map_err(at(&path))
+    }
+
+    /// Counts a container among the pod's.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn add_member(&self, id: &Id) -> Result<(), StateError> {
+        let path = self.path.join(MEMBERS);
+        std::fs::create_dir_all(&path).map_err(at(&path))?;
+        File::create(path.join(id)).map(drop).map_err(at(&path))
+    }
+
+    /// Counts a container among the pod's no more.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn remove_member(&self, id: &Id) -> Result<(), StateError> {
+        let path = self.path.join(MEMBERS).join(id);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path)(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Removes the directory with all that is in it, and gives up the lock.
@@ -265,17 +311,30 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateError> {
     serde_json::from_slice(&bytes).map(Some).map_err(|source| StateError::Record { path: path.to_owned(), source })
 }
 
-/// Writes a file so that after a crash at any moment its path leads to the old content or the new, whole.
+/// Writes a file so that after a crash at any moment its path leads to the old content or the new, whole. Where there is none yet, nothing
+/// else is ever there: the file gets its name when it is complete (open(2), `O_TMPFILE`).
 ///
 /// # Errors
 /// The host's.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
+pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !path.exists()
+        && let Ok(file) = std::fs::OpenOptions::new().write(true).mode(mode).custom_flags(libc::O_TMPFILE).open(directory)
+    {
+        (&file).write_all(bytes)?;
+        file.sync_all()?;
+        let source = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+        let link = nix::unistd::linkat(AT_FDCWD, source.as_str(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW);
+        // Somebody else's file may have come meanwhile: then as below.
+        if link.is_ok() {
+            return File::open(directory)?.sync_all();
+        }
+    }
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(".new");
     let temporary = directory.join(name);
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
@@ -296,9 +355,10 @@ mod tests {
             rootfs: "/b/rootfs".into(),
             created: time::now(),
             owner: "root".into(),
-            isolation: "sandbox".into(),
+            isolation: crate::wall::Isolation::Sandbox,
             stand_in: None,
             cgroup: None,
+            host_cgroup: true,
             config: serde_json::json!({ "annotations": { "a": "b" } }),
         }
     }
@@ -320,7 +380,7 @@ mod tests {
         assert_eq!(record.annotations()["a"], "b");
         assert_eq!(store.containers().unwrap().len(), 1);
         directory.remove().unwrap();
-        assert_eq!(store.read(&id).unwrap_err().to_string(), "container \"web\" does not exist");
+        assert_eq!(store.read(&id).unwrap_err().to_string(), "container does not exist: \"web\"");
     }
 
     #[test]
@@ -339,6 +399,23 @@ mod tests {
         assert!(matches!(store.read(&id), Err(StateError::Missing(_))));
         let (_directory, leftover) = store.claim(&id).unwrap();
         assert_eq!(leftover.unwrap().stage, Stage::Creating);
+    }
+
+    #[test]
+    fn a_pod_knows_its_members_and_forgets_those_whose_directory_is_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path().to_owned());
+        let [pod, web, gone] = ["pod", "web", "gone"].map(|name| Id::new(name).unwrap());
+        assert!(store.members(&pod).unwrap().is_empty());
+        let (directory, none) = store.pod(&pod).unwrap();
+        assert!(none.is_none() && store.read_pod(&pod).unwrap().is_none());
+        let _web = store.claim(&web).unwrap();
+        directory.add_member(&web).unwrap();
+        directory.add_member(&gone).unwrap();
+        assert_eq!(store.members(&pod).unwrap(), [web.clone()]);
+        directory.remove_member(&web).unwrap();
+        directory.remove_member(&web).unwrap();
+        assert!(store.members(&pod).unwrap().is_empty());
     }
 
     #[test]
