@@ -412,7 +412,7 @@ mod tests {
         let _web = store.claim(&web).unwrap();
         directory.add_member(&web).unwrap();
         directory.add_member(&gone).unwrap();
-        assert_eq!(store.members(&pod).unwrap(), [web.clone()]);
+        assert_eq!(store.members(&pod).unwrap(), std::slice::from_ref(&web));
         directory.remove_member(&web).unwrap();
         directory.remove_member(&web).unwrap();
         assert!(store.members(&pod).unwrap().is_empty());
