@@ -16,6 +16,7 @@ use crate::oci::{self, template};
 use crate::state::Store;
 use crate::{host, log};
 
+mod check;
 mod debug;
 mod events;
 mod exec;
@@ -169,6 +170,8 @@ enum Command {
     },
     /// Run a command on a view of this machine's own root, no bundle needed
     Do(here::Do),
+    /// Say what this machine can do, for either wall
+    Check(check::Check),
     /// Look inside
     #[command(subcommand)]
     Debug(debug::Debug),
@@ -201,6 +204,9 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<i32> {
     let settings = Settings::load(cli.config.as_deref())?;
+    if let Command::Check(check) = cli.command {
+        return check.run(cli.isolation.as_deref());
+    }
     let isolation = cli.isolation.or(settings.default_isolation).unwrap_or_else(|| String::from("sandbox"));
     let overlay = cli.overlay.or(settings.overlay);
     if let Some(overlay) = &overlay {
@@ -243,6 +249,7 @@ fn run(cli: Cli) -> anyhow::Result<i32> {
         Command::Checkpoint { .. } => bail!("checkpoint: not supported: the state behind a wall can not be saved"),
         Command::Restore { .. } => bail!("restore: not supported: the state behind a wall can not be saved"),
         Command::Do(command) => command.run(session),
+        Command::Check(_) => unreachable!("answered above, without a session"),
         Command::Debug(debug) => debug.run(&session),
     }
 }
