@@ -7,7 +7,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use crate::errno::{Errno, Result};
-use crate::kernel::credentials::Credentials;
+use crate::kernel::credentials::{Capability, Credentials};
 use crate::sync::Mutex;
 use crate::vfs::anonymous;
 use crate::vfs::file::{DirectoryEntry, File, OpenFile, Position, Sink, Source};
@@ -188,6 +188,15 @@ pub fn root(kind: Kind, directory: Named) -> NodeRef {
     Arc::new(SyntheticNode { kind, named: directory, path: Vec::new(), parent: None })
 }
 
+/// Where an entry stands in its directory. Numbers (descriptors, processes) come and go while a reader is under way, and closing what has been read must not
+/// move the rest: they stand at a place that their value gives, behind everything that is always there.
+fn place(index: i64, name: &[u8]) -> i64 {
+    /// More than any directory has of other names.
+    const NUMBERS: i64 = 1 << 16;
+    let number = std::str::from_utf8(name).ok().and_then(|name| name.parse::<u32>().ok());
+    number.map_or(index, |number| NUMBERS + i64::from(number))
+}
+
 /// A number for a path, the same at every look (FNV-1a).
 fn inode(path: &[u8]) -> u64 {
     let hash = path.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
@@ -274,8 +283,44 @@ impl Node for SyntheticNode {
         Ok(Arc::new(SyntheticFile { node: self, text: Mutex::new(None) }))
     }
 
-    fn set_attributes(&self, _: &SetAttributes, _: &Credentials) -> Result<()> {
+    /// Modes are what they are. Owners and times may be changed by those who may, and are what they were at the next look (`proc_setattr()`).
+    fn set_attributes(&self, change: &SetAttributes, who: &Credentials) -> Result<()> {
+        let owner = who.fsuid == self.named.owner.0 || who.capable(Capability::Fowner);
+        let chown = (change.uid.is_some() || change.gid.is_some()) && !who.capable(Capability::Chown);
+        let times = (change.accessed.is_some() || change.modified.is_some()) && !owner;
+        if change.mode.is_some() || chown || times { Err(Errno::EPERM) } else { Ok(()) }
+    }
+
+    // A name that is not there cannot be made: looking for it is what fails first.
+
+    fn create(self: Arc<Self>, _: &[u8], _: u32, _: &Location, _: OpenRequest, _: &Credentials) -> Result<(NodeRef, Arc<dyn File>)> {
+        Err(Errno::ENOENT)
+    }
+
+    fn make_directory(self: Arc<Self>, _: &[u8], _: u32, _: &Credentials) -> Result<NodeRef> {
+        Err(Errno::ENOENT)
+    }
+
+    fn make_symlink(self: Arc<Self>, _: &[u8], _: &[u8], _: &Credentials) -> Result<NodeRef> {
+        Err(Errno::ENOENT)
+    }
+
+    fn make_node(self: Arc<Self>, _: &[u8], _: u32, _: u64, _: &Credentials) -> Result<NodeRef> {
+        Err(Errno::ENOENT)
+    }
+
+    fn link(self: Arc<Self>, _: &[u8], _: &NodeRef, _: &Credentials) -> Result<()> {
+        Err(Errno::ENOENT)
+    }
+
+    fn unlink(self: Arc<Self>, name: &[u8], _: bool, who: &Credentials) -> Result<()> {
+        self.lookup(name, who)?;
         Err(Errno::EPERM)
+    }
+
+    fn rename(self: Arc<Self>, name: &[u8], _: &NodeRef, _: &[u8], _: u32, who: &Credentials) -> Result<()> {
+        self.lookup(name, who)?;
+        Err(Errno::ENOENT)
     }
 
     fn truncate(&self, _: u64, _: &Credentials) -> Result<()> {
@@ -357,8 +402,9 @@ impl File for SyntheticFile {
             };
             (named.name.clone().into_bytes(), inode(&self.node.below(named.name.as_bytes())), kind)
         });
-        for (index, (name, inode, kind)) in dots.into_iter().chain(items).enumerate().skip(usize::try_from(from).unwrap_or(0)) {
-            if !emit(&DirectoryEntry { inode, next: index as i64 + 1, kind, name }) {
+        for (index, (name, inode, kind)) in dots.into_iter().chain(items).enumerate() {
+            let place = place(index as i64, &name);
+            if place >= from && !emit(&DirectoryEntry { inode, next: place + 1, kind, name }) {
                 break;
             }
         }
@@ -371,5 +417,17 @@ impl File for SyntheticFile {
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_numbers_do_not_move() {
+        assert_eq!(place(3, b"status"), 3);
+        assert_eq!(place(3, b"7"), place(9, b"7"));
+        assert!(place(100, b"meminfo") < place(0, b"0") && place(0, b"9") < place(0, b"10"));
     }
 }

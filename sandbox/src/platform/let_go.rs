@@ -62,6 +62,8 @@ pub const TABLE: &[LetGo] = &[
     row(libc::SYS_sched_rr_get_interval, "sched_rr_get_interval", GROUPS),
     row(libc::SYS_sched_get_priority_max, "sched_get_priority_max", OWN),
     row(libc::SYS_sched_get_priority_min, "sched_get_priority_min", OWN),
+    row(libc::SYS_clock_gettime, "clock_gettime", GROUPS),
+    row(libc::SYS_clock_getres, "clock_getres", GROUPS),
     row(libc::SYS_getpriority, "getpriority", GROUPS),
     row(libc::SYS_setpriority, "setpriority", GROUPS),
     row(

@@ -106,6 +106,8 @@ impl File for Namespace {
         const KIND: u32 = 0xb703;
         const OWNER: u32 = 0xb704;
         match command {
+            // The initial user namespace has no owner.
+            USER if self.kind == "user" => Err(Errno::EPERM),
             USER => {
                 let number = number(&call.process, "user")?;
                 let owner = OpenFile::new(Arc::new(Namespace { kind: "user", number }), None, libc::O_RDONLY, call.credentials());

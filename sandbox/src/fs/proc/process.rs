@@ -18,27 +18,25 @@ const EVERY_ID: &str = "         0          0 4294967295\n";
 
 /// The directory of one process.
 pub fn directory_of(process: &Arc<Process>) -> Named {
-    named(process, process.inner)
+    named(process, None, process.inner)
 }
 
 /// The directory of the process that a thread belongs to, by the thread's number: it is not listed, and there.
 pub fn of_thread(container: &Arc<Container>, inner: i32) -> Option<Named> {
-    let threads = kernel().threads.read();
-    let processes: Vec<Arc<Process>> =
-        threads.values().filter(|thread| thread.inner == inner).filter_map(|thread| thread.process()).collect();
-    drop(threads);
-    processes.into_iter().find(|process| Arc::ptr_eq(&process.container, container)).map(|process| named(&process, inner))
+    let threads: Vec<Arc<Thread>> = kernel().threads.read().values().filter(|thread| thread.inner == inner).cloned().collect();
+    let here = |thread: Arc<Thread>| Some((thread.process().filter(|process| Arc::ptr_eq(&process.container, container))?, thread));
+    threads.into_iter().find_map(here).map(|(process, thread)| named(&process, Some(thread), inner))
 }
 
-fn named(process: &Arc<Process>, number: i32) -> Named {
+fn named(process: &Arc<Process>, thread: Option<Arc<Thread>>, number: i32) -> Named {
     let listed = process.clone();
-    directory(&number.to_string(), move || list(&listed)).owner(user(process))
+    directory(&number.to_string(), move || list(&listed, thread.clone())).owner(user(process))
 }
 
 /// What everything in one directory needs.
 struct Room {
     process: Arc<Process>,
-    /// `None` for the directory of the whole process.
+    /// `None` for the whole process, as its number names it.
     thread: Option<Arc<Thread>>,
     guard: Guard,
     owner: (u32, u32),
@@ -99,8 +97,8 @@ fn of_host(process: &Process, thread: &Thread, whole: bool, name: &str) -> Resul
     })
 }
 
-fn list(process: &Arc<Process>) -> Vec<Named> {
-    let room = Room { process: process.clone(), thread: None, guard: guard(process), owner: owner(process) };
+fn list(process: &Arc<Process>, thread: Option<Arc<Thread>>) -> Vec<Named> {
+    let room = Room { process: process.clone(), thread, guard: guard(process), owner: owner(process) };
     let mut items = common(&room);
     let tasks = process.clone();
     items.push(directory("task", move || {

@@ -64,8 +64,7 @@ pub fn stat(process: &Arc<Process>, thread: &Arc<Thread>, whole: bool) -> Result
             *field = String::from("0");
         }
     }
-    let name = escaped(&name_of(thread), b"\n\\");
-    Ok([format!("{} (", thread.inner).as_bytes(), &name, format!(") {}\n", fields.join(" ")).as_bytes()].concat())
+    Ok([format!("{} (", thread.inner).as_bytes(), &name_of(thread), format!(") {}\n", fields.join(" ")).as_bytes()].concat())
 }
 
 /// The fields of a host's stat line behind the name, with the container's numbers.

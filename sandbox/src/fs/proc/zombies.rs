@@ -128,6 +128,6 @@ fn status_text(remains: &Remains) -> Result<Vec<u8>> {
 fn stat_text(remains: &Remains) -> Result<Vec<u8>> {
     let (text, container) = host(remains, "stat")?;
     let fields = status::translated(&text, &container, false);
-    let name = status::escaped(&status::trimmed(&remains.name), b"\n\\");
+    let name = status::trimmed(&remains.name);
     Ok([format!("{} (", remains.inner).as_bytes(), &name, format!(") {}\n", fields.join(" ")).as_bytes()].concat())
 }
