@@ -240,6 +240,10 @@ pub fn complete(process: &Arc<Process>, done: PendingExec) -> Result<()> {
     let same = done.credentials.euid == done.credentials.uid && done.credentials.egid == done.credentials.gid;
     process.dumpable.store(i32::from(same), Ordering::Relaxed);
     drop(closed);
+    // Whoever still knows one of them, say a worker that served it last, must not keep its files open with it.
+    for thread in &threads {
+        super::exit::drop_state(thread);
+    }
     drop(threads);
     drop(done.shown);
     Ok(())

@@ -109,7 +109,8 @@ fn release(process: &Arc<Process>, caller: Option<Pid>) {
     drop(pending);
 }
 
-fn drop_state(thread: &Arc<Thread>) {
+/// Lets go of a thread's files: the thread is no more, whoever still knows it.
+pub(super) fn drop_state(thread: &Arc<Thread>) {
     // Outside the lock: dropping the last reference closes files, which wakes others.
     let table = std::mem::replace(&mut *thread.descriptors.write(), DescriptorTable::new());
     drop(table);

@@ -218,4 +218,6 @@ impl Dispatcher {
 pub(super) fn step(notification: Notification) {
     dispatcher().serve(notification);
     park::run_woken();
+    // A worker that waits for its next call is nobody's: what it kept would keep a dead thread's files open.
+    crate::kernel::task::set_current(None);
 }
