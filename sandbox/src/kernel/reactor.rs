@@ -79,6 +79,7 @@ impl Reactor {
                     }
                 }
                 crate::kernel::park::run_woken();
+                crate::kernel::task::set_current(None);
             }
         }
     }
