@@ -12,7 +12,7 @@ use oci_spec::runtime::{Capability as Named, Process as Wanted, Spec};
 
 use super::connection::Connection;
 use super::create::exec_root_name;
-use super::streams;
+use super::{environment, streams};
 use crate::errno::Errno;
 use crate::fs::host_stream;
 use crate::kernel::container::Container;
@@ -41,7 +41,7 @@ pub fn init(container: &Arc<Container>, spec: &Spec, request: &CreateRequest) ->
     let wanted = spec.process().as_ref().ok_or_else(|| invalid("config.json: process: missing"))?;
     let stdio = request.stdio.as_ref().cloned().unwrap_or_default();
     let join = joined_process(&request.pid_namespace_of)?;
-    let (process, gate) = make(container, wanted, &stdio, &request.preserved_streams, join)?;
+    let (process, gate) = make(container, wanted, &stdio, &request.preserved_streams, Entry::First(join))?;
     *container.init.write() = Some(process.clone());
     *container.gate.lock() = Some(gate);
     let mut response = CreateResponse::new();
@@ -84,7 +84,7 @@ pub fn exec(container: &Arc<Container>, request: &ExecRequest, connection: &Conn
         return Err(Refusal::new(Code::AlreadyExists, format!("exec {:?} is running", request.exec_id)));
     }
     let stdio = request.stdio.as_ref().cloned().unwrap_or_default();
-    let (process, gate) = make(container, &wanted, &stdio, &request.preserved_streams, init.pid.0)?;
+    let (process, gate) = make(container, &wanted, &stdio, &request.preserved_streams, Entry::Exec(init.pid.0))?;
     {
         let mut execs = container.execs.lock();
         execs.retain(|(name, _)| *name != request.exec_id);
@@ -198,18 +198,28 @@ fn exec_refusal(path: &str, error: Errno) -> Refusal {
     Refusal::new(code, format!("exec: {path:?}: {text}"))
 }
 
+/// How a process comes into its container; with the first process of the PID namespace that it joins, 0 for none.
+enum Entry {
+    First(i32),
+    Exec(i32),
+}
+
 /// Makes a process that stands before its execve, with everything it is to have.
 fn make(
     container: &Arc<Container>,
     wanted: &Wanted,
     stdio: &Stdio,
     preserved: &[u32],
-    join: i32,
+    entry: Entry,
 ) -> Result<(Arc<Process>, Notification), Refusal> {
+    let (join, first) = match entry {
+        Entry::First(join) => (join, true),
+        Entry::Exec(join) => (join, false),
+    };
     let credentials = Arc::new(identity(wanted)?);
     let root = super::mounts::top(&container.mounts);
-    let environment: Vec<String> = wanted.env().clone().unwrap_or_default();
-    let cwd = working_directory(&root, wanted)?;
+    let environment = environment::complete(wanted.env().as_deref().unwrap_or_default(), &root, wanted.user().uid());
+    let cwd = working_directory(&root, wanted, first)?;
     let arguments = wanted.args().clone().filter(|arguments| !arguments.is_empty()).ok_or_else(|| invalid("process.args: empty"))?;
     let path = find_program(&root, &cwd, &credentials, &arguments[0], &environment)?;
     let umask = wanted.user().umask().unwrap_or(0o022) & 0o777;
@@ -286,13 +296,20 @@ fn walk<'a>(root: &'a Location, start: &'a Location, who: &'a Credentials) -> Wa
     Walk { root, start, who, flags: WalkFlags::empty() }
 }
 
-/// The working directory, made where it is not there, as runc does.
-fn working_directory(root: &Location, wanted: &Wanted) -> Result<Location, Refusal> {
+/// The working directory. That of a container's first process is made where it is not there, as runc does.
+fn working_directory(root: &Location, wanted: &Wanted, first: bool) -> Result<Location, Refusal> {
     let kernel = Credentials::kernel();
     let path = wanted.cwd().to_string_lossy().into_owned();
-    let failed = |error: Errno| invalid(format!("process.cwd {path:?}: {error}"));
+    let failed = |error: Errno| {
+        let text = match error {
+            Errno::ENOENT => String::from("no such file or directory"),
+            Errno::ENOTDIR => String::from("not a directory"),
+            error => error.to_string(),
+        };
+        invalid(format!("chdir to cwd ({path:?}) set in config.json failed: {text} (process.cwd)"))
+    };
     let found = match walk::resolve(&walk(root, root, &kernel), path.as_bytes()) {
-        Err(Errno::ENOENT) => {
+        Err(Errno::ENOENT) if first => {
             let mut here = root.clone();
             for name in path.split('/').filter(|name| !name.is_empty()) {
                 here = match walk::resolve(&walk(root, &here, &kernel), name.as_bytes()) {

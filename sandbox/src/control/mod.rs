@@ -14,6 +14,7 @@ use crate::kernel::wait::{Observer, Ready};
 
 mod connection;
 mod create;
+mod environment;
 mod launch;
 mod memory;
 mod mounts;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{process_file, wait};
+use super::wait;
 use crate::foreground::Signals;
 use crate::lifecycle::{self, CreateOptions, ExecOptions, Session};
 use crate::oci;
@@ -73,7 +73,14 @@ impl Exec {
         }
         let container = session.store.read(&oci::id::Id::new(&self.id)?)?;
         let process = match &self.process {
-            Some(path) => process_file(path)?,
+            Some(path) => {
+                let mut process = oci::load_process(path)?;
+                // runc's reading: without capabilities of its own, the container's.
+                if process["capabilities"].is_null() {
+                    process["capabilities"] = container.config["process"]["capabilities"].clone();
+                }
+                process
+            }
             None => self.described(&container.config["process"])?,
         };
         let signals = Signals::block()?;
@@ -117,8 +124,7 @@ impl Exec {
                 process[field] = json!(value);
             }
         }
-        oci::parse_process(process.clone())?;
-        Ok(process)
+        Ok(oci::parse_process(process)?)
     }
 }
 

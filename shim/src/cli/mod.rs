@@ -1,18 +1,20 @@
 //! The command line: runc's commands and flags, and a few of our own.
 //!
-//! The exit code is runc's: 1 for a command that failed, 255 for an exec that did not come about, else the process's own.
+//! The exit code is runc's: 1 for a command that failed, 3 for one that there is not, 255 for an exec that did not come about, else the
+//! process's own.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow, bail};
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Settings, check_overlay};
 use crate::console::Relay;
 use crate::foreground::{Signals, attend};
 use crate::lifecycle::{self, CreateOptions, Session, Started};
-use crate::oci::{self, template};
+use crate::oci::template;
 use crate::state::Store;
 use crate::{host, log};
 
@@ -185,7 +187,11 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            return ExitCode::from(match error.kind() {
+                ErrorKind::InvalidSubcommand => 3,
+                _ if error.use_stderr() => 1,
+                _ => 0,
+            });
         }
     };
     if let Err(error) = log::open(cli.log.as_ref(), cli.log_format == "json", cli.debug) {
@@ -301,13 +307,6 @@ fn spec(bundle: &std::path::Path, rootless: bool) -> anyhow::Result<i32> {
     text.push(b'\n');
     std::fs::write(&path, text).with_context(|| path.display().to_string())?;
     Ok(0)
-}
-
-/// Reads an OCI `process` object.
-fn process_file(path: &std::path::Path) -> anyhow::Result<serde_json::Value> {
-    let process = oci::read(path)?;
-    oci::parse_process(process.clone()).with_context(|| path.display().to_string())?;
-    Ok(process)
 }
 
 #[cfg(test)]

@@ -34,8 +34,8 @@ pub fn create_from(
     options: &CreateOptions,
     foreground: bool,
 ) -> anyhow::Result<Started> {
-    for field in &config.unknown {
-        log::warning(format!("config.json: {field}: not a field of the runtime specification"));
+    for warning in &config.warnings {
+        log::warning(format!("config.json: {warning}"));
     }
     let terminal = config.spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
     check_terminal(terminal, options, foreground)?;
@@ -215,6 +215,7 @@ fn request(session: &Session, container: &mut Container, config: &Config, attach
         json["hostname"] = json!(nix::unistd::gethostname()?.to_string_lossy());
     }
     super::listen_environment(&mut json["process"]);
+    super::inherit_limits(&mut json["process"]);
     request.config_json = serde_json::to_vec(&json)?;
     let linux = config.spec.linux().as_ref();
     if let Some(path) = linux

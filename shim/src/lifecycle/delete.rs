@@ -8,7 +8,7 @@ use crate::oci::id::Id;
 use crate::state::{Container, Stage, StateError};
 use crate::{cgroup, hooks, log};
 
-/// Deletes a container that has stopped; with `force`, any.
+/// Deletes a container that has stopped, or, as runc does, one that has not been started; with `force`, any.
 pub fn delete(session: &Session, id: &str, force: bool) -> anyhow::Result<()> {
     let id = Id::new(id)?;
     let (directory, container) = match session.store.lock_any(&id) {
@@ -23,7 +23,7 @@ pub fn delete(session: &Session, id: &str, force: bool) -> anyhow::Result<()> {
         return Ok(directory.remove()?);
     };
     let now = status(session, &container);
-    if now != Status::Stopped && !force && container.stage == Stage::Created {
+    if !matches!(now, Status::Stopped | Status::Created) && !force && container.stage == Stage::Created {
         bail!("cannot delete container {id} that is not stopped: {}", now.as_str());
     }
     clear(session, &container);

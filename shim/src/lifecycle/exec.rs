@@ -11,7 +11,10 @@ use bulkhead_protocol::messages::{ExecRequest, StartRequest};
 use serde_json::Value;
 
 use super::create::is_pods;
-use super::{CreateOptions, Session, Started, Status, check_terminal, give_preserved, give_stdio, listen_environment, number_of, status};
+use super::{
+    CreateOptions, Session, Started, Status, check_terminal, give_preserved, give_stdio, inherit_limits, listen_environment, number_of,
+    status,
+};
 use crate::oci::id::Id;
 use crate::stand_in::{Assignment, StandIn};
 use crate::wall::Attachments;
@@ -49,6 +52,7 @@ pub fn exec(session: &Session, id: &str, process: &Value, options: &ExecOptions)
     let mut attachments = Attachments::open(pod.isolation, &socket).context("container not running")?;
     let mut process = process.clone();
     listen_environment(&mut process);
+    inherit_limits(&mut process);
     let mut request = ExecRequest::new();
     request.container_id = id.to_owned();
     request.exec_id = name(stand_in.handle().pid);

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use bulkhead_protocol::client::Client;
 use bulkhead_protocol::messages::{StateRequest, Stdio, state_response::Status as WallStatus};
+use nix::sys::resource::{Resource, getrlimit};
 use serde_json::{Value, json};
 
 use crate::host;
@@ -213,9 +214,11 @@ fn give_preserved(attachments: &mut Attachments, wanted: u32) -> anyhow::Result<
     Ok(given)
 }
 
-/// How many descriptors systemd has passed us. runc takes the variable whoever it was set for.
+/// How many descriptors systemd has passed us: the variables are for whom they name.
 fn listen_fds() -> u32 {
-    std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse().ok()).filter(|count| *count < 1024).unwrap_or(0)
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    let ours = number("LISTEN_PID") == Some(std::process::id());
+    number("LISTEN_FDS").filter(|count| ours && *count < 1024).unwrap_or(0)
 }
 
 /// The variables that tell a process of those descriptors: its own number is 1 in its namespace.
@@ -228,6 +231,31 @@ fn listen_environment(process: &mut Value) {
     environment.extend([json!(format!("LISTEN_FDS={count}")), json!("LISTEN_PID=1")]);
     process["env"] = json!(environment);
 }
+
+/// The limits that a process does not name are ours, which it would inherit from runc.
+fn inherit_limits(process: &mut Value) {
+    let mut limits = process["rlimits"].as_array().cloned().unwrap_or_default();
+    for (name, resource) in LIMITS {
+        let named = limits.iter().any(|limit| limit["type"] == name);
+        if !named && let Ok((soft, hard)) = getrlimit(resource) {
+            limits.push(json!({ "type": name, "soft": soft, "hard": hard }));
+        }
+    }
+    process["rlimits"] = json!(limits);
+}
+
+/// Those that mean something behind a wall, and are not what protects the host from the wall's own processes.
+const LIMITS: [(&str, Resource); 9] = [
+    ("RLIMIT_AS", Resource::RLIMIT_AS),
+    ("RLIMIT_CORE", Resource::RLIMIT_CORE),
+    ("RLIMIT_CPU", Resource::RLIMIT_CPU),
+    ("RLIMIT_DATA", Resource::RLIMIT_DATA),
+    ("RLIMIT_FSIZE", Resource::RLIMIT_FSIZE),
+    ("RLIMIT_MEMLOCK", Resource::RLIMIT_MEMLOCK),
+    ("RLIMIT_NOFILE", Resource::RLIMIT_NOFILE),
+    ("RLIMIT_NPROC", Resource::RLIMIT_NPROC),
+    ("RLIMIT_STACK", Resource::RLIMIT_STACK),
+];
 
 /// The number of the process behind a pidfd, as this process sees it (pidfd_open(2), `/proc/PID/fdinfo`).
 fn number_of(pidfd: &OwnedFd) -> Option<i32> {

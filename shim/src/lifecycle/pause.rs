@@ -39,7 +39,6 @@ pub fn resume(session: &Session, id: &str) -> anyhow::Result<()> {
     let container = session.store.read(&Id::new(id)?)?;
     match status(session, &container) {
         Status::Paused => thaw(session, &container),
-        Status::Stopped => bail!("container not running"),
         _ => bail!("container not paused"),
     }
 }

@@ -22,7 +22,8 @@ pub fn start(session: &Session, id: &str) -> anyhow::Result<()> {
     match status(session, &container) {
         Status::Created => {}
         Status::Stopped => bail!("cannot start a container that has stopped"),
-        status => bail!("cannot start an already {} container", status.as_str()),
+        Status::Running => bail!("cannot start an already running container"),
+        status => bail!("cannot start a container in the {} state", status.as_str()),
     }
     let spec: Spec = serde_json::from_value(container.config.clone())?;
     let mut client = Client::connect(&session.store.control_socket(&container.pod))?;

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 pub mod fields;
 pub mod id;
+pub mod lenient;
 pub mod mount_options;
 #[cfg(test)]
 mod schema;
@@ -91,8 +92,8 @@ pub struct Config {
     pub spec: Spec,
     /// The same as JSON, for what `oci-spec` does not carry over.
     pub json: Value,
-    /// Fields that the specification does not know; the caller logs them.
-    pub unknown: Vec<String>,
+    /// What has no effect, with its field: for the log.
+    pub warnings: Vec<String>,
 }
 
 /// Reads the `config.json` of the bundle in `directory`.
@@ -108,33 +109,38 @@ pub fn load(directory: &Path) -> Result<Config, ConfigError> {
 ///
 /// # Errors
 /// As [`load`].
-pub fn parse(json: Value) -> Result<Config, ConfigError> {
-    let mut unknown = Vec::new();
+pub fn parse(mut json: Value) -> Result<Config, ConfigError> {
+    lenient::fill(&mut json);
+    let mut warnings = json.get_mut("process").map(lenient::drop_unknown_capabilities).unwrap_or_default();
     for finding in fields::examine(&json) {
         match finding {
-            fields::Finding::Unknown(field) => unknown.push(field),
+            fields::Finding::Unknown(field) => warnings.push(format!("{field}: not a field of the runtime specification")),
             fields::Finding::Refused { field, value, reason } => return Err(ConfigError::Refused { field, value, reason }),
         }
     }
     let spec: Spec = typed(&json, "")?;
     validate::validate(&spec, &json)?;
-    Ok(Config { spec, json, unknown })
+    Ok(Config { spec, json, warnings })
 }
 
 /// Reads the `process` object that `exec --process` names, and validates it.
 ///
 /// # Errors
 /// [`ConfigError`], which names file, field and value.
-pub fn load_process(path: &Path) -> Result<Process, ConfigError> {
+pub fn load_process(path: &Path) -> Result<Value, ConfigError> {
     parse_process(read(path)?)
 }
 
-/// Accepts a `process` object that is JSON already.
+/// Accepts a `process` object that is JSON already; gives it with what may be left out filled in. What has no effect is logged.
 ///
 /// # Errors
 /// As [`load_process`].
-pub fn parse_process(json: Value) -> Result<Process, ConfigError> {
-    let whole = serde_json::json!({ "process": json });
+pub fn parse_process(json: Value) -> Result<Value, ConfigError> {
+    let mut whole = serde_json::json!({ "process": json });
+    lenient::fill(&mut whole);
+    for warning in lenient::drop_unknown_capabilities(&mut whole["process"]) {
+        crate::log::warning(warning);
+    }
     for finding in fields::examine(&whole) {
         if let fields::Finding::Refused { field, value, reason } = finding {
             return Err(ConfigError::Refused { field, value, reason });
@@ -142,7 +148,7 @@ pub fn parse_process(json: Value) -> Result<Process, ConfigError> {
     }
     let process: Process = typed(&whole["process"], "process.")?;
     validate_process(&process)?;
-    Ok(process)
+    Ok(whole["process"].take())
 }
 
 /// Accepts a `linux.resources` object that is JSON already.
@@ -163,8 +169,10 @@ pub fn parse_resources(json: &Value) -> Result<LinuxResources, ConfigError> {
 }
 
 fn typed<T: serde::de::DeserializeOwned>(json: &Value, prefix: &str) -> Result<T, ConfigError> {
-    serde_path_to_error::deserialize(json)
-        .map_err(|error| ConfigError::Type { field: format!("{prefix}{}", error.path()), reason: error.inner().to_string() })
+    serde_path_to_error::deserialize(json).map_err(|error| {
+        let field = format!("{prefix}{}", error.path());
+        ConfigError::Type { field: field.trim_end_matches(['.', '?']).to_owned(), reason: error.inner().to_string() }
+    })
 }
 
 /// Reads a file with JSON in it, no longer than [`MAXIMUM_SIZE`].

@@ -62,7 +62,7 @@ mod tests {
     fn what_is_written_is_accepted() {
         for all_capabilities in [false, true] {
             let config = crate::oci::parse(super::spec(all_capabilities)).unwrap();
-            assert!(config.unknown.is_empty());
+            assert!(config.warnings.is_empty());
         }
     }
 }

@@ -273,7 +273,7 @@ mod tests {
             ("/process/args", json!(["a\0b"]), "process.args: \"a\\u0000b\": holds a zero byte"),
             ("/process/cwd", json!("x"), "process.cwd: \"x\": Cwd must be an absolute path"),
             ("/process/env", json!(["=x"]), "process.env: \"=x\": not NAME=value"),
-            ("/process/capabilities/bounding", json!(["CAP_FLY"]), "process.capabilities.bounding"),
+            ("/process/capabilities/bounding", json!("CAP_KILL"), "process.capabilities.bounding"),
             (
                 "/process/rlimits",
                 json!([{ "type": "RLIMIT_SLEEP", "soft": 1, "hard": 1 }]),
