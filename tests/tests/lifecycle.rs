@@ -113,45 +113,9 @@ fn two_containers_of_a_pod_share_a_kernel_and_its_network() {
 }
 
 #[test]
-fn bad_input_is_named_and_leaves_nothing() {
+fn the_readme_has_the_table_that_the_command_prints() {
     let Some(lab) = Lab::open() else { return };
-    type Spoil = fn(&mut serde_json::Value);
-    // What is wrong, what the error must name, how it is made wrong.
-    let cases: [(&str, &str, Spoil); 9] = [
-        ("a root file system that is absent", "rootfs", |config| config["root"]["path"] = "/no/such/rootfs".into()),
-        ("a root file system that is a file", "not a directory", |config| config["root"]["path"] = "/etc/passwd".into()),
-        ("an unknown version", "ociVersion", |config| config["ociVersion"] = "9.9.9".into()),
-        ("a relative working directory", "cwd", |config| config["process"]["cwd"] = "here".into()),
-        ("no arguments", "args", |config| config["process"]["args"] = serde_json::json!([])),
-        ("an unknown capability", "CAP_NOPE", |config| config["process"]["capabilities"]["bounding"] = serde_json::json!(["CAP_NOPE"])),
-        ("an unknown limit", "RLIMIT_NOPE", |config| {
-            config["process"]["rlimits"] = serde_json::json!([{ "type": "RLIMIT_NOPE", "soft": 1, "hard": 1 }]);
-        }),
-        ("a program that is missing", "executable file not found in", |config| {
-            config["process"]["args"] = serde_json::json!(["no-such-program"]);
-        }),
-        ("a program that is a directory", "permission denied", |config| config["process"]["args"] = serde_json::json!(["/etc"])),
-    ];
-    for (index, (what, named, spoil)) in cases.into_iter().enumerate() {
-        let id = format!("bad{index}");
-        let mut configuration = lab.configuration(&id, &lab.rootfs(), &["/bin/true"]);
-        spoil(&mut configuration);
-        let bundle = lab.bundle(&id, &configuration);
-        let output = bulkhead(&lab, &["run", "--bundle", &bundle.to_string_lossy(), &id]);
-        assert_eq!(output.status.code(), Some(1), "{what}: {}", text(&output));
-        assert!(text(&output).contains(named), "{what}: {named:?} is not in {}", text(&output));
-        assert!(!lab.path().join("state").join(&id).exists(), "{what}: state is left");
-    }
-    std::fs::write(lab.bundle("garbage", &serde_json::json!({})).join("config.json"), "{ not json").expect("config.json");
-    let garbage = lab.path().join("garbage");
-    let output = bulkhead(&lab, &["run", "--bundle", &garbage.to_string_lossy(), "garbage"]);
-    assert!(!output.status.success() && text(&output).contains("config.json"), "{}", text(&output));
-    for id in ["a/b", "..", ""] {
-        let output = bulkhead(&lab, &["state", id]);
-        assert!(!output.status.success(), "id {id:?}: {}", text(&output));
-    }
-    let bundle = lab.bundle("vm", &lab.configuration("vm", &lab.rootfs(), &["/bin/true"]));
-    let microvm = bulkhead(&lab, &["--isolation", "microvm", "run", "--bundle", &bundle.to_string_lossy(), "vm"]);
-    assert!(!microvm.status.success() && text(&microvm).contains("microvm"), "{}", text(&microvm));
-    assert_eq!(kernels(&lab), 0);
+    let printed = text(&bulkhead(&lab, &["debug", "config-fields"]));
+    assert!(printed.lines().count() > 100);
+    assert!(include_str!("../../README.md").contains(&printed));
 }

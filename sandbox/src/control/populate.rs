@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use oci_spec::runtime::{LinuxDeviceType, Spec};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
 
-use crate::errno::Result;
+use crate::errno::{Errno, Result};
 use crate::fs::dev::DEFAULT;
 use crate::fs::tmpfs::TmpNode;
-use crate::vfs::node::{FileType, Node, SetAttributes};
+use crate::vfs::node::{FileType, NodeRef, SetAttributes};
 
 /// The links that runc makes.
 const LINKS: [(&str, &str); 5] = [
@@ -31,18 +31,31 @@ pub fn devices(root: &Arc<TmpNode>, spec: &Spec) -> Result<()> {
     }
     let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_ref());
     for device in devices.into_iter().flatten() {
-        let Ok(name) = device.path().strip_prefix("/dev") else { continue };
-        let Some(name) = name.to_str().filter(|name| !name.contains('/')) else { continue };
-        let kind = match device.typ() {
-            LinuxDeviceType::B => FileType::BlockDevice,
-            LinuxDeviceType::P => FileType::Fifo,
-            _ => FileType::CharacterDevice,
-        };
-        let number = libc::makedev(device.major() as u32, device.minor() as u32);
-        let who = crate::kernel::credentials::Credentials::kernel();
-        let _ = Node::unlink(root.clone(), name.as_bytes(), false, &who);
-        let node = root.put(name, kind, device.file_mode().unwrap_or(0o666), number)?;
-        node.set_attributes(&SetAttributes { uid: device.uid(), gid: device.gid(), ..Default::default() }, &who)?;
+        make(root, device)?;
     }
     Ok(())
+}
+
+/// Makes a device of config.json, in the directory below /dev that its path names.
+fn make(root: &Arc<TmpNode>, device: &LinuxDevice) -> Result<()> {
+    let who = crate::kernel::credentials::Credentials::kernel();
+    let path = device.path().strip_prefix("/dev").ok().and_then(|path| path.to_str()).ok_or(Errno::EINVAL)?;
+    let (directories, name) = path.rsplit_once('/').map_or((None, path), |(directories, name)| (Some(directories), name));
+    let mut directory: NodeRef = root.clone();
+    for part in directories.into_iter().flat_map(|path| path.split('/')) {
+        directory = match directory.clone().lookup(part.as_bytes(), &who) {
+            Err(Errno::ENOENT) => directory.make_directory(part.as_bytes(), 0o755, &who)?,
+            found => found?,
+        };
+    }
+    let kind = match device.typ() {
+        LinuxDeviceType::B => FileType::BlockDevice,
+        LinuxDeviceType::P => FileType::Fifo,
+        _ => FileType::CharacterDevice,
+    };
+    let number = libc::makedev(device.major() as u32, device.minor() as u32);
+    // One of the default devices may have the name.
+    let _ = directory.clone().unlink(name.as_bytes(), false, &who);
+    let node = directory.make_node(name.as_bytes(), kind.mode() | device.file_mode().unwrap_or(0o666), number, &who)?;
+    node.set_attributes(&SetAttributes { uid: device.uid(), gid: device.gid(), ..Default::default() }, &who)
 }

@@ -28,13 +28,7 @@ pub fn check(resources: &LinuxResources, unified: bool) -> Result<(), CgroupErro
         }
     }
     if let Some(io) = resources.block_io() {
-        if io.leaf_weight().unwrap_or(0) != 0 {
-            return refuse("blockIO.leafWeight", "Linux has dropped it (5.0)");
-        }
         for (index, device) in io.weight_device().iter().flatten().enumerate() {
-            if device.leaf_weight().unwrap_or(0) != 0 {
-                return refuse(&format!("blockIO.weightDevice[{index}].leafWeight"), "Linux has dropped it (5.0)");
-            }
             if !unified && device.weight().unwrap_or(0) != 0 {
                 return refuse(&format!("blockIO.weightDevice[{index}].weight"), "Linux has dropped it for cgroup v1 (5.0)");
             }
@@ -80,10 +74,21 @@ pub(super) fn set(manager: &AnyCgroupManager, resources: &LinuxResources) -> Res
 /// Changes the limits of a container that exists; those that are absent stay.
 ///
 /// # Errors
-/// As for its creation.
+/// As for its creation; a limit of memory below its use where `checkBeforeUpdate` asks for it.
 pub fn update(id: &Id, cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), CgroupError> {
     check(resources, super::hierarchies::are_unified(&super::hierarchies::mounted()?))?;
-    let failed = |source| CgroupError::Manager { path: cgroup.path.clone(), doing: "setting its limits", source: Box::new(source) };
+    if let Some(memory) = resources.memory()
+        && memory.check_before_update() == Some(true)
+        && let Some(limit) = memory.limit().and_then(|limit| u64::try_from(limit).ok())
+        && limit != 0
+    {
+        let used = super::statistics::of_cgroup(&cgroup.directories).memory.usage.usage;
+        if limit < used {
+            let (field, value) = (String::from("memory.limit"), limit.to_string());
+            return Err(CgroupError::Value { field, value, reason: "below what is used (memory.checkBeforeUpdate)" });
+        }
+    }
+    let failed = |source| CgroupError::Manager { path: cgroup.path.clone(), doing: "setting linux.resources", source: Box::new(source) };
     set(&super::manager(id, cgroup)?, resources).map_err(failed)
 }
 
@@ -102,7 +107,6 @@ mod tests {
             (json!({ "unified": { "memory.high": "1" } }), false, "linux.resources.unified: this machine's cgroups are not v2"),
             (json!({ "unified": { "../x": "1" } }), true, "linux.resources.unified[\"../x\"]: ../x: not the name of a file"),
             (json!({ "cpu": { "realtimeRuntime": 1 } }), true, "linux.resources.cpu.realtimeRuntime: cgroup v2 has no such limit"),
-            (json!({ "blockIO": { "leafWeight": 10 } }), false, "linux.resources.blockIO.leafWeight: Linux has dropped it (5.0)"),
             (
                 json!({ "blockIO": { "weightDevice": [{ "major": 8, "minor": 0, "weight": 10 }] } }),
                 false,
@@ -113,8 +117,7 @@ mod tests {
         ] {
             assert_eq!(refused(resources, unified), text);
         }
-        let zeros =
-            json!({ "cpu": { "realtimeRuntime": 0 }, "blockIO": { "leafWeight": 0 }, "unified": {}, "memory": { "swappiness": 0 } });
+        let zeros = json!({ "cpu": { "realtimeRuntime": 0 }, "unified": {}, "memory": { "swappiness": 0 } });
         assert!(check(&serde_json::from_value(zeros).unwrap(), false).is_ok());
     }
 

@@ -147,7 +147,7 @@ pub fn create(id: &Id, cgroup: &mut Cgroup, resources: Option<&LinuxResources>, 
         cgroup.directories = hierarchies::unified_place(&hierarchies, pid)?.into_iter().collect();
     }
     match resources {
-        Some(resources) => limits::set(&manager, resources).map_err(failed("setting its limits")),
+        Some(resources) => limits::set(&manager, resources).map_err(failed("setting linux.resources")),
         None => Ok(()),
     }
 }

@@ -1,7 +1,7 @@
 //! Every field of config.json, and what becomes of it: the one table.
 //!
 //! Validation reads it (a refused field that is set fails the container, by name), the README's table is printed from
-//! it (`bulkhead features --fields`), and a test holds it against the types of `oci-spec`, so that a field which
+//! it (`bulkhead debug config-fields`), and a test holds it against the types of `oci-spec`, so that a field which
 //! appears there can not be ignored here. A field that neither this table nor the specification knows is logged: the
 //! specification forbids to fail for it (config.md, "Extensibility").
 
@@ -45,7 +45,7 @@ pub const FIELDS: &[Field] = &[
     row("mounts[].destination", Honoured("")),
     row("mounts[].source", Honoured("bind mounts; other types name no file of the host")),
     row("mounts[].type", Honoured("bind, tmpfs, proc, sysfs, devpts, mqueue, cgroup; others are refused by name")),
-    row("mounts[].options[]", Honoured("options without a meaning here are refused by name")),
+    row("mounts[].options[]", Honoured("sync, dirsync and lazytime have no effect; options without a meaning here are refused by name")),
     row("mounts[].uidMappings.*", Refused("id-mapped mounts are not supported")),
     row("mounts[].gidMappings.*", Refused("id-mapped mounts are not supported")),
     row("process.terminal", Honoured("")),
@@ -63,7 +63,7 @@ pub const FIELDS: &[Field] = &[
     row("process.scheduler.*", SCHEDULER),
     row("process.ioPriority.*", SCHEDULER),
     row("process.execCPUAffinity.*", SCHEDULER),
-    row("process.capabilities.bounding[]", Honoured("within the user-space kernel")),
+    row("process.capabilities.bounding[]", Honoured("within the user-space kernel; an unknown name is ignored with a warning")),
     row("process.capabilities.effective[]", Honoured("within the user-space kernel")),
     row("process.capabilities.inheritable[]", Honoured("within the user-space kernel")),
     row("process.capabilities.permitted[]", Honoured("within the user-space kernel")),
@@ -109,7 +109,7 @@ pub const FIELDS: &[Field] = &[
     row("linux.uidMappings.*", NO_USER_NAMESPACE),
     row("linux.gidMappings.*", NO_USER_NAMESPACE),
     row("linux.timeOffsets.*", Refused("time namespaces are not supported")),
-    row("linux.devices[].path", Honoured("")),
+    row("linux.devices[].path", Honoured("below /dev")),
     row("linux.devices[].type", Honoured("")),
     row("linux.devices[].major", Honoured("the devices of the user-space kernel; no device of the host is opened")),
     row("linux.devices[].minor", Honoured("")),
@@ -128,26 +128,26 @@ pub const FIELDS: &[Field] = &[
     row("linux.resources.memory.swap", CGROUP),
     row("linux.resources.memory.kernel", Refused("Linux has dropped this limit (5.16)")),
     row("linux.resources.memory.kernelTCP", Refused("cgroup v2 has no such limit")),
-    row("linux.resources.memory.swappiness", CGROUP),
+    row("linux.resources.memory.swappiness", Honoured("cgroup v1; refused on v2")),
     row("linux.resources.memory.disableOOMKiller", Refused("the workload must die before its kernel when memory runs out")),
     row("linux.resources.memory.useHierarchy", Honoured("always so since Linux 5.11")),
-    row("linux.resources.memory.checkBeforeUpdate", Honoured("concerns updates, of which there are none")),
+    row("linux.resources.memory.checkBeforeUpdate", Honoured("`update` refuses a limit below what is used")),
     row("linux.resources.cpu.shares", CGROUP),
     row("linux.resources.cpu.quota", CGROUP),
     row("linux.resources.cpu.burst", CGROUP),
     row("linux.resources.cpu.period", CGROUP),
-    row("linux.resources.cpu.realtimeRuntime", CGROUP),
-    row("linux.resources.cpu.realtimePeriod", CGROUP),
+    row("linux.resources.cpu.realtimeRuntime", Honoured("cgroup v1; refused on v2")),
+    row("linux.resources.cpu.realtimePeriod", Honoured("cgroup v1; refused on v2")),
     row("linux.resources.cpu.cpus", CGROUP),
     row("linux.resources.cpu.mems", CGROUP),
     row("linux.resources.cpu.idle", CGROUP),
     row("linux.resources.pids.limit", CGROUP),
     row("linux.resources.blockIO.weight", CGROUP),
-    row("linux.resources.blockIO.leafWeight", CGROUP),
+    row("linux.resources.blockIO.leafWeight", Refused("Linux has dropped it (5.0)")),
     row("linux.resources.blockIO.weightDevice[].major", CGROUP),
     row("linux.resources.blockIO.weightDevice[].minor", CGROUP),
-    row("linux.resources.blockIO.weightDevice[].weight", CGROUP),
-    row("linux.resources.blockIO.weightDevice[].leafWeight", CGROUP),
+    row("linux.resources.blockIO.weightDevice[].weight", Honoured("cgroup v2; refused on v1")),
+    row("linux.resources.blockIO.weightDevice[].leafWeight", Refused("Linux has dropped it (5.0)")),
     row("linux.resources.blockIO.throttleReadBpsDevice[].major", CGROUP),
     row("linux.resources.blockIO.throttleReadBpsDevice[].minor", CGROUP),
     row("linux.resources.blockIO.throttleReadBpsDevice[].rate", CGROUP),
@@ -273,7 +273,7 @@ fn is_set(value: &Value) -> bool {
 
 /// The table as Markdown, for the README.
 pub fn markdown() -> String {
-    let mut text = String::from("| field of config.json | | |\n|---|---|---|\n");
+    let mut text = String::from("| field of config.json | is | how, or why not |\n|---|---|---|\n");
     for field in FIELDS {
         let (word, how) = match field.treatment {
             Honoured(how) => ("honoured", how),
@@ -302,6 +302,47 @@ mod tests {
             let used = leaves.iter().any(|leaf| lookup(leaf).is_some_and(|row| row.path == field.path));
             assert!(used, "{} is no field of oci-spec", field.path);
         }
+    }
+
+    /// A configuration in which one field of the table is set.
+    fn setting(path: &str) -> Value {
+        let value = if path.ends_with(".*") { serde_json::json!({ "x": 1 }) } else { serde_json::json!("x") };
+        path.trim_end_matches(".*").rsplit('.').fold(value, |value, part| match part.strip_suffix("[]") {
+            Some(name) => serde_json::json!({ name: [value] }),
+            None => serde_json::json!({ part: value }),
+        })
+    }
+
+    fn merge(base: &mut Value, over: Value) {
+        match (base, over) {
+            (Value::Object(base), Value::Object(over)) => {
+                over.into_iter().for_each(|(key, value)| merge(base.entry(key).or_insert(Value::Null), value));
+            }
+            (base, over) => *base = over,
+        }
+    }
+
+    #[test]
+    fn each_refused_field_is_refused_by_its_name() {
+        let refused = FIELDS.iter().filter_map(|field| match field.treatment {
+            Refused(reason) => Some((field.path, reason)),
+            Honoured(_) => None,
+        });
+        let mut count = 0;
+        for (path, reason) in refused {
+            let mut config = crate::oci::template::spec(false);
+            merge(&mut config, setting(path));
+            let error = crate::oci::parse(config).expect_err(path).to_string();
+            let named = path.trim_end_matches(".*").replace("[]", "[0]");
+            assert!(error.starts_with(&format!("{named}: ")) && error.contains(reason), "{path}: {error}");
+            count += 1;
+        }
+        assert!(count > 20);
+    }
+
+    #[test]
+    fn the_readme_has_the_table() {
+        assert!(include_str!("../../../README.md").contains(&markdown()), "print it anew with `bulkhead debug config-fields`");
     }
 
     #[test]

@@ -110,6 +110,7 @@ pub fn load(directory: &Path) -> Result<Config, ConfigError> {
 /// # Errors
 /// As [`load`].
 pub fn parse(mut json: Value) -> Result<Config, ConfigError> {
+    object(&json, "config.json")?;
     lenient::fill(&mut json);
     let mut warnings = json.get_mut("process").map(lenient::drop_unknown_capabilities).unwrap_or_default();
     for finding in fields::examine(&json) {
@@ -136,6 +137,7 @@ pub fn load_process(path: &Path) -> Result<Value, ConfigError> {
 /// # Errors
 /// As [`load_process`].
 pub fn parse_process(json: Value) -> Result<Value, ConfigError> {
+    object(&json, "process")?;
     let mut whole = serde_json::json!({ "process": json });
     lenient::fill(&mut whole);
     for warning in lenient::drop_unknown_capabilities(&mut whole["process"]) {
@@ -156,6 +158,7 @@ pub fn parse_process(json: Value) -> Result<Value, ConfigError> {
 /// # Errors
 /// As [`load`].
 pub fn parse_resources(json: &Value) -> Result<LinuxResources, ConfigError> {
+    object(json, "linux.resources")?;
     let whole = serde_json::json!({ "linux": { "resources": json } });
     match fields::examine(&whole).into_iter().next() {
         Some(fields::Finding::Refused { field, value, reason }) => return Err(ConfigError::Refused { field, value, reason }),
@@ -166,6 +169,18 @@ pub fn parse_resources(json: &Value) -> Result<LinuxResources, ConfigError> {
         None => {}
     }
     typed(json, "linux.resources.")
+}
+
+/// A list would be taken for an object's members in their order.
+fn object(json: &Value, what: &str) -> Result<(), ConfigError> {
+    match json {
+        Value::Object(_) => Ok(()),
+        other => {
+            let mut shown = other.to_string();
+            shown.truncate(shown.char_indices().nth(40).map_or(shown.len(), |(at, _)| at));
+            Err(ConfigError::Field { field: what.to_owned(), value: shown, reason: String::from("not a JSON object") })
+        }
+    }
 }
 
 fn typed<T: serde::de::DeserializeOwned>(json: &Value, prefix: &str) -> Result<T, ConfigError> {
@@ -196,6 +211,8 @@ pub fn read(path: &Path) -> Result<Value, ConfigError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -221,6 +238,111 @@ mod tests {
         let mut json = template::spec(false);
         json["process"]["user"]["uid"] = "root".into();
         assert_eq!(parse(json).unwrap_err().to_string(), "process.user.uid: invalid type: string \"root\", expected u32");
+    }
+
+    /// JSON of any shape, with the names of real fields among its keys.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[a-zA-Z0-9_/.: =-]{0,12}".prop_map(Value::from),
+        ];
+        let keys = prop::sample::select(vec![
+            "ociVersion",
+            "process",
+            "root",
+            "linux",
+            "mounts",
+            "hooks",
+            "args",
+            "env",
+            "cwd",
+            "user",
+            "uid",
+            "capabilities",
+            "bounding",
+            "rlimits",
+            "type",
+            "soft",
+            "path",
+            "namespaces",
+            "resources",
+            "memory",
+            "limit",
+            "devices",
+            "destination",
+            "options",
+            "seccomp",
+            "defaultAction",
+            "syscalls",
+            "sysctl",
+            "annotations",
+            "prestart",
+            "timeout",
+            "hostname",
+            "cpu",
+            "blockIO",
+            "weightDevice",
+        ]);
+        leaf.prop_recursive(5, 60, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::vec((keys.clone(), inner), 0..8).prop_map(|members| members
+                    .into_iter()
+                    .map(|(key, value)| (key.to_owned(), value))
+                    .collect::<serde_json::Map<_, _>>()
+                    .into()),
+            ]
+        })
+    }
+
+    /// A configuration that is accepted, with one member anywhere replaced.
+    fn spoilt() -> impl Strategy<Value = Value> {
+        (any::<prop::sample::Index>(), any_json()).prop_map(|(index, value)| {
+            let mut config = template::spec(false);
+            let mut pointers = Vec::new();
+            pointers_in(&config, String::new(), &mut pointers);
+            *config.pointer_mut(index.get(&pointers).as_str()).unwrap() = value;
+            config
+        })
+    }
+
+    fn pointers_in(value: &Value, at: String, found: &mut Vec<String>) {
+        match value {
+            Value::Object(members) => members.iter().for_each(|(key, value)| pointers_in(value, format!("{at}/{key}"), found)),
+            Value::Array(entries) => {
+                entries.iter().enumerate().for_each(|(index, value)| pointers_in(value, format!("{at}/{index}"), found))
+            }
+            _ => {}
+        }
+        found.push(at);
+    }
+
+    proptest! {
+        #[test]
+        fn any_json_is_a_configuration_or_an_error_with_a_name(json in any_json()) {
+            if let Err(error) = parse(json.clone()) {
+                prop_assert!(!error.to_string().is_empty());
+            }
+            let _ = parse_process(json.clone());
+            let _ = parse_resources(&json);
+        }
+
+        #[test]
+        fn a_spoilt_configuration_is_accepted_or_named(json in spoilt()) {
+            if let Err(error) = parse(json) {
+                prop_assert!(error.to_string().contains(": "), "{}", error);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let bundle = tempfile::tempdir().unwrap();
+            std::fs::write(bundle.path().join("config.json"), bytes).unwrap();
+            let _ = load(bundle.path());
+        }
     }
 
     #[test]

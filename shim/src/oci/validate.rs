@@ -220,6 +220,12 @@ fn devices(linux: &Linux) -> Checked {
         if !device.path().is_absolute() {
             return Err(ConfigError::field(field("path"), device.path(), "not an absolute path"));
         }
+        let below = device.path().strip_prefix("/dev").ok();
+        if below.is_none_or(|name| {
+            name.as_os_str().is_empty() || name.components().any(|part| !matches!(part, std::path::Component::Normal(_)))
+        }) {
+            return Err(ConfigError::field(field("path"), device.path(), "not below /dev"));
+        }
         if device.typ() == LinuxDeviceType::A {
             return Err(ConfigError::field(field("type"), "a", "not a kind of file"));
         }
@@ -317,6 +323,16 @@ mod tests {
                 "/linux/devices",
                 json!([{ "path": "/dev/x", "type": "a", "major": 1, "minor": 1 }]),
                 "linux.devices[0].type: \"a\": not a kind of file",
+            ),
+            (
+                "/linux/devices",
+                json!([{ "path": "/srv/x", "type": "c", "major": 1, "minor": 1 }]),
+                "linux.devices[0].path: \"/srv/x\": not below /dev",
+            ),
+            (
+                "/linux/devices",
+                json!([{ "path": "/dev/../x", "type": "c", "major": 1, "minor": 1 }]),
+                "linux.devices[0].path: \"/dev/../x\": not below /dev",
             ),
             ("/linux/maskedPaths", json!(["x"]), "linux.maskedPaths[0]: \"x\": not an absolute path"),
             ("/linux/cgroupsPath", json!("/a/../../b"), "linux.cgroupsPath: \"/a/../../b\": leads upwards"),
