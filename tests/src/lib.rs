@@ -36,7 +36,7 @@ pub struct Lab {
 }
 
 /// The programs of `tests/programs`, and what runs each: what every wall is compared with runc by.
-pub const PROGRAMS: [(&str, &str); 12] = [
+pub const PROGRAMS: [(&str, &str); 14] = [
     ("bash.sh", "/bin/bash"),
     ("coreutils.sh", "/bin/bash"),
     ("python.py", "/usr/bin/python3"),
@@ -49,6 +49,8 @@ pub const PROGRAMS: [(&str, &str); 12] = [
     ("dpkg.sh", "/bin/bash"),
     ("su.sh", "/bin/bash"),
     ("static.sh", "/bin/bash"),
+    ("procps.sh", "/bin/bash"),
+    ("threads.py", "/usr/bin/python3"),
 ];
 
 /// Capabilities as container engines give them by default.

@@ -103,13 +103,22 @@ impl Names<'_> {
         {
             return shown;
         }
-        if let Some(shown) = identity.and_then(mapped::name_of) {
-            return shown;
+        if let Some(file) = identity.and_then(mapped::find) {
+            return self.mapped(&file);
         }
         // A loader stands in the exec root at its literal path; Linux shows where that leads.
         let literal = rest.trim_start_matches('/').split_once('/').map_or_else(String::new, |(_, literal)| format!("/{literal}"));
         let found = self.resolve(literal.as_bytes()).and_then(|found| self.place(&found));
         found.unwrap_or_else(|| literal.into_bytes())
+    }
+
+    /// Where a mapped memory file is now, or where it was.
+    fn mapped(&self, file: &mapped::Mapped) -> Vec<u8> {
+        let now = file.location().filter(|_| !file.gone).and_then(|location| self.place(&location));
+        now.unwrap_or_else(|| {
+            let still = !file.gone && self.resolve(&file.path).is_some_and(|found| found.node.key() == file.key);
+            if still { file.path.clone() } else { [&file.path, &b" (deleted)"[..]].concat() }
+        })
     }
 
     fn resolve(&self, path: &[u8]) -> Option<Location> {
@@ -122,14 +131,14 @@ impl Names<'_> {
     /// nobody else sees.
     fn identity(&self, path: &[u8], host: (u64, u64)) -> Option<(u64, u64)> {
         let key = self.resolve(path)?.node.key();
-        (key.inode == host.1 || mapped::name_of(host).is_some_and(|name| name == path)).then_some((key.device, key.inode))
+        (key.inode == host.1 || mapped::find(host).is_some_and(|file| file.key == key)).then_some((key.device, key.inode))
     }
 
     fn place(&self, location: &Location) -> Option<Vec<u8>> {
         let path = location.shown_path(&self.root);
         match path {
             Some(path) if location.node.is_unlinked() => Some([&path, &b" (deleted)"[..]].concat()),
-            None if location.node.is_unlinked() => Some([b"/", location.path.as_ref(), b" (deleted)"].concat()),
+            None if location.node.is_unlinked() => Some([&location.full_path(), &b" (deleted)"[..]].concat()),
             path => path,
         }
     }

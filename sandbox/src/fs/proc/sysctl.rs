@@ -1,6 +1,7 @@
 //! /proc/sys: the settings that programs read. One table for what this kernel decides; what the host decides for workloads too is the host's, and the
 //! network's settings are those of the pod's own network namespace.
 
+use crate::errno::Result;
 use crate::fs::synthetic::{Named, constant, directory, file};
 use crate::kernel::task;
 use crate::syscalls::system_names::{RELEASE, VERSION};
@@ -60,6 +61,20 @@ const OF_HOST: &[&str] = &[
     "fs/epoll/max_user_watches",
 ];
 
+/// Settings that nobody can change. The rest shows as changeable by root, as on Linux, and is found on a read-only mount or takes nothing.
+const FIXED: &[&str] = &[
+    "kernel/ostype",
+    "kernel/osrelease",
+    "kernel/version",
+    "kernel/arch",
+    "kernel/ngroups_max",
+    "kernel/cap_last_cap",
+    "kernel/seccomp/actions_avail",
+    "kernel/random/entropy_avail",
+    "kernel/random/poolsize",
+    "fs/file-nr",
+];
+
 /// The directory's items.
 pub fn list() -> Vec<Named> {
     let mut items = below("");
@@ -77,7 +92,8 @@ fn handed_through(path: &str) -> Vec<Named> {
         if metadata.is_dir() {
             items.push(directory(&name, move || handed_through(&below)));
         } else if metadata.permissions().mode() & 0o004 != 0 {
-            items.push(file(&name, move || Ok(std::fs::read(&below)?)));
+            let mode = metadata.permissions().mode() & 0o666;
+            items.push(file(&name, move || Ok(std::fs::read(&below)?)).mode(mode));
         }
     }
     items
@@ -98,16 +114,19 @@ fn below(prefix: &str) -> Vec<Named> {
             let full = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
             items.push(directory(name, move || below(&full)));
         } else {
-            items.push(match value {
+            let made = match value {
                 Some(value) => constant(name, &format!("{value}\n")),
                 None => file(name, move || Ok(std::fs::read(format!("/proc/sys/{path}"))?)),
-            });
+            };
+            items.push(if FIXED.contains(&path) { made.sealed() } else { made.mode(0o644) });
         }
     }
     match prefix {
         "kernel" => {
-            items.push(file("hostname", || Ok(names(|names| format!("{}\n", names.host)))));
-            items.push(file("domainname", || Ok(names(|names| format!("{}\n", names.domain)))));
+            let host = file("hostname", || Ok(names(|names| format!("{}\n", names.host))));
+            items.push(host.writable(|bytes| rename(bytes, |names, text| names.host = text)));
+            let domain = file("domainname", || Ok(names(|names| format!("{}\n", names.domain))));
+            items.push(domain.writable(|bytes| rename(bytes, |names, text| names.domain = text)));
         }
         "kernel/random" => {
             items.push(file("uuid", || Ok(format!("{}\n", uuid()).into_bytes())));
@@ -121,6 +140,15 @@ fn below(prefix: &str) -> Vec<Named> {
 fn names(show: impl Fn(&crate::kernel::container::UtsNames) -> String) -> Vec<u8> {
     let process = task::current().and_then(|thread| thread.process());
     process.map(|process| show(&process.container.names.read()).into_bytes()).unwrap_or_default()
+}
+
+/// Sets a name of the container's: a line, cut to what uname(2) has room for.
+fn rename(bytes: &[u8], set: impl Fn(&mut crate::kernel::container::UtsNames, String)) -> Result<()> {
+    const MOST: usize = 64;
+    let process = super::caller()?;
+    let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or(&[]);
+    set(&mut process.container.names.write(), String::from_utf8_lossy(&line[..line.len().min(MOST)]).into_owned());
+    Ok(())
 }
 
 /// A random UUID (RFC 9562, version 4).

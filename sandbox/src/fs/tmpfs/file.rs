@@ -173,7 +173,7 @@ impl File for TmpFile {
         // The native descriptor must not allow more than the workload's own.
         let backing = self.node.backing(open.writes())?;
         if let Some(location) = &open.location {
-            mapped::remember(identity_of(&backing)?, location.full_path());
+            mapped::remember(identity_of(&backing)?, location);
         }
         Ok(Mapping::Owned(backing))
     }
