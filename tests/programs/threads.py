@@ -54,6 +54,8 @@ def main():
         m.close()
     # Children, and what is left of one.
     child = subprocess.Popen(["sleep", "100"])
+    while open(f"/proc/{child.pid}/cmdline").read() == "":
+        time.sleep(0.01)
     print(open(f"/proc/{child.pid}/cmdline").read().split("\0")[:2], os.readlink(f"/proc/{child.pid}/cwd"))
     print(str(child.pid) in open(f"/proc/self/task/{os.getpid()}/children").read().split())
     child.kill()

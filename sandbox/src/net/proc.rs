@@ -91,7 +91,8 @@ pub fn interface_attribute(interface: &str, attribute: &str) -> Result<Vec<u8>> 
     let number = |request: [u8; 40]| i32::from_ne_bytes([request[16], request[17], request[18], request[19]]);
     let flags = |request: [u8; 40]| u16::from_ne_bytes([request[16], request[17]]);
     let text = match attribute {
-        "flags" => format!("{:#x}", flags(ask(0x8913)?)),
+        // What netdevice(7) adds for what the link is like now is not in sysfs.
+        "flags" => format!("{:#x}", flags(ask(0x8913)?) & !RUNNING),
         "mtu" => number(ask(0x8921)?).to_string(),
         "ifindex" => number(ask(0x8933)?).to_string(),
         "tx_queue_len" => number(ask(0x8942)?).to_string(),

@@ -117,10 +117,11 @@ fn unlink(call: &Call, directory: Option<usize>, path: usize, is_directory: bool
         let node = last.directory.node.clone().lookup(&last.name, &who)?;
         return Err(if node.file_type() == FileType::Directory { Errno::EISDIR } else { Errno::ENOTDIR });
     }
+    // In this order: `mnt_want_write()` is what do_rmdir() begins with.
+    writable_mount(&last.directory)?;
     if mounted(&last) {
         return Err(Errno::EBUSY);
     }
-    writable_mount(&last.directory)?;
     last.directory.node.clone().unlink(&last.name, is_directory, &who)?;
     Ok(().into())
 }

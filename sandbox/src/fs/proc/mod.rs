@@ -23,6 +23,8 @@
 
 use std::sync::Arc;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+
 use super::synthetic::{self, Kind, Named, constant, directory, file, link};
 use crate::errno::{Errno, Result};
 use crate::kernel::container::Container;
@@ -71,6 +73,7 @@ fn list() -> Vec<Named> {
     let mut items = fixed();
     let Some(container) = container() else { return items };
     let mut processes = signal::of_container(&container);
+    processes.retain(|process| !is_gone(process));
     processes.sort_by_key(|process| process.inner);
     items.extend(processes.iter().map(process::directory_of));
     items.extend(zombies::list(&container));
@@ -82,13 +85,21 @@ fn find(name: &str) -> Option<Named> {
     if name.bytes().next().is_some_and(|first| first.is_ascii_digit()) {
         let number = name.parse().ok().filter(|number: &i32| number.to_string() == name)?;
         let container = container()?;
-        return match fork::find(&container, number) {
+        return match fork::find(&container, number).filter(|process| !is_gone(process)) {
             Some(process) => Some(process::directory_of(&process)),
             // A thread's number is found, too, though it is not listed (proc(5)).
             None => process::of_thread(&container, number).or_else(|| zombies::find(&container, number)),
         };
     }
     fixed().into_iter().find(|item| item.name == name)
+}
+
+/// Whether it has died and been waited for, which this kernel hears of a moment after the one who waited.
+fn is_gone(process: &Process) -> bool {
+    use std::os::fd::AsFd;
+    let mut watched = [PollFd::new(process.pidfd.as_fd(), PollFlags::POLLIN)];
+    let dead = nix::poll::poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+    dead && !std::path::Path::new(&format!("/proc/{}", process.pid.0)).exists()
 }
 
 /// What is there without any process.
