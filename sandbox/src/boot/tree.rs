@@ -2,6 +2,7 @@
 //!
 //! - `/proc`: of the pod's PID namespace; where the host tells about workload processes
 //! - `/exec`: the exec roots, one directory per container, and (unnamed) the backing files of memory file systems
+//! - `/data`: the same once more, without execution: for mappings of files on `noexec` mounts
 //! - `/dev/pts`: host pseudo-terminals, the wires of consoles
 //! - `/containers/ID`: the root file systems and volumes, mounted in when a container is created
 
@@ -34,7 +35,7 @@ pub fn enter() -> Result<(), String> {
     let place = PLACES.into_iter().find(|place| Path::new(place).is_dir()).ok_or("no directory to build the sandbox's tree on")?;
     mount(Some("tmpfs"), place, Some("tmpfs"), quiet | MsFlags::MS_NOEXEC, Some("mode=755,size=1m")).map_err(failed("mounting a tmpfs"))?;
     nix::unistd::chdir(place).map_err(failed("entering the tree"))?;
-    for directory in ["proc", "exec", "dev", "dev/pts", "containers", "old"] {
+    for directory in ["proc", "exec", "data", "dev", "dev/pts", "containers", "old"] {
         std::fs::create_dir(directory).map_err(|error| format!("making /{directory}: {error}"))?;
     }
     for (place, kind, options, executable) in MOUNTS {
@@ -43,6 +44,9 @@ pub fn enter() -> Result<(), String> {
         let flags = if executable { devices } else { devices | MsFlags::MS_NOEXEC };
         mount(Some(kind), place, Some(kind), flags, Some(options)).map_err(|error| format!("mounting {kind} on /{place}: {error}"))?;
     }
+    mount(Some("exec"), "data", none, MsFlags::MS_BIND, none).map_err(failed("binding /data"))?;
+    let again = quiet | MsFlags::MS_NOEXEC | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
+    mount(none, "data", none, again, none).map_err(failed("restricting /data"))?;
     nix::unistd::pivot_root(".", "old").map_err(failed("pivot_root"))?;
     nix::unistd::chdir("/").map_err(failed("entering the tree"))?;
     umount2("/old", MntFlags::MNT_DETACH).map_err(failed("letting go of the host's tree"))?;

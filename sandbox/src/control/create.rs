@@ -104,7 +104,8 @@ fn build(request: &CreateRequest, spec: &Spec) -> Result<Arc<Container>, Refusal
     let host_root = attach_tree(id, "root", request.root.stream)?;
     let root = layered(request, host_root)?;
     let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
-    let base = Mount::new(root, MountFlags::RELATIVE_ACCESS_TIME, "overlay", "overlay", "");
+    let flags = MountFlags::RELATIVE_ACCESS_TIME | mounts::restrictions(&root);
+    let base = Mount::new(root, flags, "overlay", "overlay", "");
     let namespace = Arc::new(MountNamespace { root: base.clone(), generation: Default::default() });
     let terminals = Instance::new().map_err(|error| Refusal::new(Code::Internal, format!("devpts of container {id}: {error}")))?;
     mounts::build(id, &namespace, spec, request, &terminals)?;
@@ -160,7 +161,7 @@ fn layered(request: &CreateRequest, lower: NodeRef) -> Result<NodeRef, Refusal> 
     match request.overlay.as_str() {
         "" | "none" => Ok(lower),
         "memory" => {
-            let upper = crate::fs::tmpfs::FileSystem::create(0o755, 0, 0, u64::MAX);
+            let upper = crate::fs::tmpfs::FileSystem::create(0o755, 0, 0, crate::fs::tmpfs::Limits::default());
             Ok(crate::fs::overlay::mount(lower, upper))
         }
         "dir" => {

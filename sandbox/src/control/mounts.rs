@@ -10,14 +10,16 @@ use super::create::attach_tree;
 use super::populate;
 use crate::errno::{Errno, Result};
 use crate::fs::devpts::Instance;
-use crate::fs::tmpfs::FileSystem;
+use crate::fs::host::HostNode;
+use crate::fs::tmpfs::content::PAGE;
+use crate::fs::tmpfs::{FileSystem, Limits};
 use crate::kernel::credentials::Credentials;
 use crate::vfs::mount::{Location, Mount, MountFlags, MountNamespace};
 use crate::vfs::node::{FileType, NodeRef};
 use crate::vfs::walk::{self, Walk, WalkFlags};
 
-/// Options that set or clear a flag of the mount (mount(8)).
-const OPTIONS: [(&str, MountFlags, bool); 16] = [
+/// Options that set or clear a flag of the mount (mount(8)). Those with an `r` before them concern what is mounted below as well, which is one mount here.
+const OPTIONS: [(&str, MountFlags, bool); 15] = [
     ("ro", MountFlags::READ_ONLY, true),
     ("rw", MountFlags::READ_ONLY, false),
     ("nosuid", MountFlags::NO_SUID, true),
@@ -27,7 +29,6 @@ const OPTIONS: [(&str, MountFlags, bool); 16] = [
     ("noexec", MountFlags::NO_EXECUTE, true),
     ("exec", MountFlags::NO_EXECUTE, false),
     ("noatime", MountFlags::NO_ACCESS_TIME, true),
-    ("atime", MountFlags::NO_ACCESS_TIME, false),
     ("nodiratime", MountFlags::NO_DIRECTORY_ACCESS_TIME, true),
     ("diratime", MountFlags::NO_DIRECTORY_ACCESS_TIME, false),
     ("relatime", MountFlags::RELATIVE_ACCESS_TIME, true),
@@ -52,13 +53,14 @@ const MAKING: [&str; 13] = [
     "tmpcopyup",
 ];
 
-/// The flags among a mount's options, and the rest: the file system's own.
+/// The flags among a mount's options, and the file system's own options; what else there is (propagation, `defaults`) has no meaning here.
 fn split(options: &[String]) -> (MountFlags, Vec<&str>) {
     // Linux's default, unless access times are switched off (mount(2), MS_RELATIME).
     let mut flags = MountFlags::RELATIVE_ACCESS_TIME;
     let mut own = Vec::new();
     for option in options {
-        match OPTIONS.iter().find(|(name, _, _)| name == option) {
+        let flag = |text: &str| OPTIONS.iter().find(|(name, _, _)| *name == text);
+        match flag(option).or_else(|| option.strip_prefix('r').and_then(flag)) {
             Some((_, flag, set)) => flags.set(*flag, *set),
             None if MAKING.contains(&option.as_str()) => {}
             None => own.push(option.as_str()),
@@ -117,6 +119,20 @@ fn shown_options(kind: &str, options: &[&str]) -> String {
     order.iter().filter_map(shown).collect::<Vec<_>>().join(",")
 }
 
+/// What the host itself does not allow on a tree: mounts that were read-only or `noexec` on the host before they were bound. (`nosuid` and `nodev` every tree
+/// is for the host; which of them were so before, the client says.)
+pub fn restrictions(tree: &NodeRef) -> MountFlags {
+    use nix::sys::statvfs::{FsFlags, fstatvfs};
+    const KEPT: [(FsFlags, MountFlags); 3] = [
+        (FsFlags::ST_RDONLY, MountFlags::READ_ONLY),
+        (FsFlags::ST_NOEXEC, MountFlags::NO_EXECUTE),
+        (FsFlags::ST_NOATIME, MountFlags::NO_ACCESS_TIME),
+    ];
+    let Some(node) = tree.as_any().downcast_ref::<HostNode>() else { return MountFlags::empty() };
+    let shown = fstatvfs(node.descriptor()).map_or(FsFlags::empty(), |statistics| statistics.flags());
+    KEPT.iter().filter(|(native, _)| shown.contains(*native)).fold(MountFlags::empty(), |all, (_, flag)| all | *flag)
+}
+
 fn refusal(destination: &str, error: Errno) -> Refusal {
     Refusal::new(Code::InvalidArgument, format!("mounting to {destination:?} in the container: {error}"))
 }
@@ -138,6 +154,7 @@ pub fn build(
             Some(tree) => tree,
             None => file_system(kind, &mount.destination, &options, spec, terminals).map_err(failed)?,
         };
+        let flags = flags | restrictions(&root);
         // The host's device behind a volume is nobody's business here.
         let source = if kind == "bind" { "none" } else { source(spec, &mount.destination).unwrap_or(kind) };
         let shown = shown_kind(kind, &root);
@@ -174,26 +191,31 @@ fn file_system(kind: &str, destination: &str, options: &[&str], spec: &Spec, ter
             }
             Ok(root)
         }
-        "mqueue" => Ok(FileSystem::create(0o1777, 0, 0, u64::MAX)),
+        "mqueue" => Ok(FileSystem::create(0o1777, 0, 0, Limits::default())),
         "cgroup" | "cgroup2" => Ok(crate::fs::cgroup::root(spec)),
         _ => Err(Errno::ENODEV),
     }
 }
 
-/// A tmpfs with the options of tmpfs(5).
+/// A tmpfs with the options of tmpfs(5). Where nothing else is said, it may take half of the machine's memory, and as many files as that has pages.
 fn tmpfs(options: &[&str]) -> Result<Arc<crate::fs::tmpfs::TmpNode>> {
-    let (mut mode, mut uid, mut gid, mut size) = (0o1777, 0, 0, u64::MAX);
+    let half = nix::sys::sysinfo::sysinfo()?.ram_total() / 2;
+    let (mut mode, mut uid, mut gid, mut size, mut files) = (0o1777, 0, 0, half, half / PAGE);
     for option in options {
         let number = |text: &str| text.parse::<u32>().map_err(|_| Errno::EINVAL);
         match option.split_once('=') {
-            Some(("mode", text)) => mode = u32::from_str_radix(text, 8).map_err(|_| Errno::EINVAL)?,
+            Some(("mode", text)) => mode = u32::from_str_radix(text, 8).map_err(|_| Errno::EINVAL)? & 0o7777,
             Some(("uid", text)) => uid = number(text)?,
             Some(("gid", text)) => gid = number(text)?,
             Some(("size", text)) => size = bytes(text)?,
+            Some(("nr_blocks", text)) => size = bytes(text)?.checked_mul(PAGE).ok_or(Errno::EINVAL)?,
+            Some(("nr_inodes", text)) => files = bytes(text)?,
             _ => {}
         }
     }
-    Ok(FileSystem::create(mode, uid, gid, size))
+    // 0 is no limit.
+    let limit = |value: u64| Some(value).filter(|value| *value > 0);
+    Ok(FileSystem::create(mode, uid, gid, Limits { bytes: limit(size), files: limit(files) }))
 }
 
 /// `65536k`, `1g`, `50%` (of the machine's memory).
@@ -277,7 +299,8 @@ fn mask(namespace: &MountNamespace, path: &str) -> Result<()> {
         place => place?,
     };
     let mount = if place.node.file_type() == FileType::Directory {
-        Mount::new(FileSystem::create(0o1777, 0, 0, 0), MountFlags::READ_ONLY | MountFlags::RELATIVE_ACCESS_TIME, "tmpfs", "tmpfs", "")
+        let tree = FileSystem::create(0o1777, 0, 0, Limits { bytes: Some(0), files: None });
+        Mount::new(tree, MountFlags::READ_ONLY | MountFlags::RELATIVE_ACCESS_TIME, "tmpfs", "tmpfs", "")
     } else {
         nothing(namespace)?
     };
@@ -293,7 +316,12 @@ fn nothing(namespace: &MountNamespace) -> Result<Arc<Mount>> {
         let flags = *null.mount.flags.read();
         return Ok(Mount::new(null.node.clone(), flags, &null.mount.kind, &null.mount.source, &null.mount.options));
     }
-    let node = FileSystem::create(0o755, 0, 0, 0).put("null", FileType::CharacterDevice, 0o666, libc::makedev(1, 3))?;
+    let node = FileSystem::create(0o755, 0, 0, Limits { bytes: Some(0), files: None }).put(
+        "null",
+        FileType::CharacterDevice,
+        0o666,
+        libc::makedev(1, 3),
+    )?;
     Ok(Mount::new(node, MountFlags::READ_ONLY, "tmpfs", "tmpfs", ""))
 }
 

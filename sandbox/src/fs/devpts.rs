@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-use super::tmpfs::{FileSystem, TmpNode};
+use super::tmpfs::{FileSystem, Limits, TmpNode};
 use super::tty::Terminal;
 use crate::errno::{Errno, Result};
 use crate::kernel::credentials::Credentials;
@@ -33,7 +33,7 @@ struct Entry {
 impl Instance {
     /// An instance without terminals.
     pub fn new() -> Result<Arc<Instance>> {
-        let root = FileSystem::create(0o755, 0, 0, u64::MAX);
+        let root = FileSystem::create(0o755, 0, 0, Limits::default());
         root.put("ptmx", FileType::CharacterDevice, 0o666, libc::makedev(5, 2))?;
         Ok(Arc::new_cyclic(|own| Instance { root, terminals: Mutex::default(), own: own.clone() }))
     }

@@ -151,6 +151,17 @@ pub fn current() -> Option<Arc<Thread>> {
     CURRENT.with(|current| current.borrow().clone())
 }
 
+/// Whose rights count in what this worker does now: the current thread's, or the kernel's own.
+pub fn current_credentials() -> Arc<Credentials> {
+    thread_local! {
+        static KERNEL: Arc<Credentials> = Credentials::kernel();
+    }
+    CURRENT.with(|current| match &*current.borrow() {
+        Some(thread) => thread.credentials.read().clone(),
+        None => KERNEL.with(Arc::clone),
+    })
+}
+
 /// Says whose call is served from now on. Called by the dispatcher.
 pub fn set_current(thread: Option<Arc<Thread>>) {
     CURRENT.with(|current| current.replace(thread));

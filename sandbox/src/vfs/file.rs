@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::mount::Location;
-use super::node::{Attributes, FileSystemStatistics, SetAttributes};
+use super::node::{Attributes, FileSystemStatistics, NodeKey, SetAttributes};
 use crate::errno::{Errno, Result};
 use crate::kernel::credentials::Credentials;
 use crate::kernel::wait::{Ready, WaitQueue};
@@ -26,6 +26,16 @@ pub trait Sink {
     fn put(&mut self, bytes: &[u8]) -> Result<()>;
 }
 
+/// Gives `bytes` to a sink; says how many it took. An error only where it took none: what has arrived counts (read(2) into memory that ends).
+pub fn give(into: &mut dyn Sink, bytes: &[u8]) -> Result<usize> {
+    let before = into.remaining();
+    match into.put(bytes) {
+        Ok(()) => Ok(bytes.len()),
+        Err(error) if into.remaining() == before => Err(error),
+        Err(_) => Ok(before - into.remaining()),
+    }
+}
+
 /// Where bytes that a file takes come from.
 pub trait Source {
     /// How many bytes it still has.
@@ -37,6 +47,18 @@ pub trait Source {
     fn give_back(&mut self, length: usize) {
         let _ = length;
     }
+}
+
+/// Where lseek(2) leads with `SEEK_SET`, `SEEK_CUR` and `SEEK_END`.
+pub fn seek_to(current: u64, end: impl FnOnce() -> Result<u64>, by: i64, whence: i32) -> Result<u64> {
+    let base = match whence {
+        libc::SEEK_SET => 0,
+        libc::SEEK_CUR => current,
+        libc::SEEK_END => end()?,
+        _ => return Err(Errno::EINVAL),
+    };
+    let to = i64::try_from(base).ok().and_then(|base| base.checked_add(by));
+    to.and_then(|to| u64::try_from(to).ok()).ok_or(Errno::EINVAL)
 }
 
 /// A position for I/O.
@@ -143,9 +165,9 @@ pub trait File: Any + Send + Sync {
         Err(Errno::EPERM)
     }
 
-    /// fstatfs(2) of an object without a node.
+    /// fstatfs(2) of an object without a node: by default what `ANON_INODE_FS_MAGIC` stands for (linux/magic.h).
     fn statistics(&self) -> Result<FileSystemStatistics> {
-        Err(Errno::ENOSYS)
+        Ok(FileSystemStatistics { kind: 0x0904_1934, block_size: 4096, name_length: 255, ..Default::default() })
     }
 
     /// mmap(2) with `protection` and `flags` as passed. `ENODEV` where it cannot be mapped.
@@ -157,6 +179,11 @@ pub trait File: Any + Send + Sync {
     /// copy_file_range) and direct page-cache reads.
     fn host_data(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    /// Whether sendfile(2) may read from it, and write to it: Linux's drivers each say so by having a function for it.
+    fn splices(&self) -> (bool, bool) {
+        (true, true)
     }
 
     /// How an object without a node is shown in /proc/PID/fd: `pipe:[12]`, `anon_inode:[eventpoll]`.
@@ -271,6 +298,14 @@ impl OpenFile {
         match &self.location {
             Some(location) => location.node.attributes(),
             None => self.file.attributes(),
+        }
+    }
+
+    /// Which file it is, for locks.
+    pub fn key(&self) -> Result<NodeKey> {
+        match &self.location {
+            Some(location) => Ok(location.node.key()),
+            None => self.file.attributes().map(|shown| NodeKey { device: shown.device, inode: shown.inode }),
         }
     }
 }

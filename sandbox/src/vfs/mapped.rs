@@ -88,7 +88,7 @@ mod tests {
     fn names_outlive_files_and_are_bounded() {
         // Numbers that no file of another test has.
         let backing = |number: u64| (u64::MAX, number);
-        let root = crate::fs::tmpfs::FileSystem::create(0o755, 0, 0, u64::MAX);
+        let root = crate::fs::tmpfs::FileSystem::create(0o755, 0, 0, Default::default());
         let place = Mount::new(root, super::super::mount::MountFlags::empty(), "tmpfs", "tmpfs", "").root_location();
         remember(backing(0), &place);
         assert!(find(backing(0)).is_some_and(|mapped| mapped.path == b"/" && !mapped.gone && mapped.location().is_some()));

@@ -7,4 +7,5 @@ pub mod mapped;
 pub mod mount;
 pub mod node;
 pub mod object;
+pub mod rights;
 pub mod walk;

@@ -132,8 +132,17 @@ pub struct SetAttributes {
     pub mode: Option<u32>,
     pub uid: Option<u32>,
     pub gid: Option<u32>,
+    /// A chown(2), though it may name neither: it takes set-id bits away all the same.
+    pub chown: bool,
     pub accessed: Option<SetTime>,
     pub modified: Option<SetTime>,
+}
+
+impl SetAttributes {
+    /// Whether it is a chown(2).
+    pub fn is_chown(&self) -> bool {
+        self.chown || self.uid.is_some() || self.gid.is_some()
+    }
 }
 
 /// What statfs(2) shows; sizes in blocks.
@@ -200,6 +209,20 @@ impl OpenRequest {
     pub fn writes(self) -> bool {
         matches!(self.flags & libc::O_ACCMODE, libc::O_WRONLY | libc::O_RDWR)
     }
+
+    /// What the caller must be allowed. The access mode 3 gives no right to read or write (it is for ioctl(2)), but asks for both
+    /// (open(2)); cutting a file is writing.
+    pub fn permission(self) -> Permission {
+        let mut wanted = match self.flags & libc::O_ACCMODE {
+            libc::O_RDONLY => Permission::READ,
+            libc::O_WRONLY => Permission::WRITE,
+            _ => Permission::READ | Permission::WRITE,
+        };
+        if self.flags & libc::O_TRUNC != 0 {
+            wanted |= Permission::WRITE;
+        }
+        wanted
+    }
 }
 
 /// A file in a file system. The defaults are those of a node that is no directory and cannot be changed.
@@ -220,10 +243,11 @@ pub trait Node: Any + Send + Sync {
     /// The directory that holds it; `None` at the root of its file system.
     fn parent(&self) -> Result<Option<NodeRef>>;
 
-    /// Its path from the root of its file system: no leading slash, empty for the root itself. ENOENT once unlinked.
+    /// Its path from the root of its file system: no leading slash, empty for the root itself. Of a file whose name has been removed: where it
+    /// stood last. `ENOENT` for what never had a name, or stands outside of its tree now.
     fn path(&self) -> Result<Vec<u8>>;
 
-    /// Whether it has been removed from its file system (the ` (deleted)` of /proc/PID/fd).
+    /// Whether its name has been removed from its file system (the ` (deleted)` of /proc/PID/fd).
     fn is_unlinked(&self) -> bool {
         false
     }
@@ -310,6 +334,11 @@ pub trait Node: Any + Send + Sync {
     /// truncate(2).
     fn truncate(&self, length: u64, who: &Credentials) -> Result<()> {
         Err(Errno::EINVAL)
+    }
+
+    /// syncfs(2): what its file system has not written yet goes to the disk. Blocks on the host.
+    fn sync_file_system(&self) -> Result<()> {
+        Ok(())
     }
 
     /// statfs(2).

@@ -1,205 +1,297 @@
 //! The bytes of a regular file in memory.
 //!
-//! Small ones are a vector in this process's heap, which costs no descriptor. A file that is mapped, executed, or grows past [`SMALL`] moves to an
+//! Small ones are a vector in this process's heap, which costs no descriptor. A file that is mapped, executed, or grows past [`SMALL`] moves to a
 //! host file of its own on the exec roots' tmpfs: then mapping it is native, and executing it is a link.
+//!
+//! Either way a file has *pages*, as on Linux's tmpfs: those that were never written are holes, cost nothing, and lseek(2) finds them.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
-
+use super::backing::Backing;
 use crate::errno::{Errno, Result};
-use crate::fs::host::identity;
-use crate::vfs::mapped;
 
 /// Up to here contents stay in the heap, bytes.
-const SMALL: u64 = 16 << 10;
-/// The directory in which host files are made: on the exec roots' tmpfs, and in no exec root.
-const BACKING: &str = "/exec/.files";
+const SMALL: u64 = SMALL_PAGES as u64 * PAGE;
+const SMALL_PAGES: u32 = 4;
+/// What memory is counted in, bytes.
+pub const PAGE: u64 = 4096;
 
 /// A file's bytes.
 pub enum Content {
     /// In the heap.
-    Heap(Vec<u8>),
+    Heap(Small),
     /// In a host file.
     Host(Backing),
 }
 
-/// The host file of a memory file. While it is open for writing the host refuses to execute it (`ETXTBSY`, execve(2)), so after an exec it is
-/// held for reading only, until the next write.
-pub struct Backing {
-    fd: OwnedFd,
-    writable: bool,
-    /// Where it stands: a file that had lost its last name could not be linked into an exec root again. `None` for a memfd.
-    name: Option<PathBuf>,
-}
-
-impl Drop for Backing {
-    fn drop(&mut self) {
-        if let Some(name) = &self.name {
-            if let Ok(backing) = identity_of(&self.fd) {
-                mapped::forget(backing);
-            }
-            identity::assume_kernel();
-            let _ = std::fs::remove_file(name);
-        }
-    }
-}
-
-/// Device and inode of a host file.
-pub fn identity_of(file: &OwnedFd) -> Result<(u64, u64)> {
-    let stat = nix::sys::stat::fstat(file)?;
-    Ok((stat.st_dev, stat.st_ino))
-}
-
-/// A fresh host file.
-fn create_file(mode: u32) -> Result<(OwnedFd, Option<PathBuf>)> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let name = Path::new(BACKING).join(NEXT.fetch_add(1, Ordering::Relaxed).to_string());
-    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR | OFlag::O_CLOEXEC;
-    match nix::fcntl::open(&name, flags, Mode::from_bits_truncate(native_mode(mode))) {
-        Ok(fd) => Ok((fd, Some(name))),
-        Err(nix::errno::Errno::ENOENT) => {
-            if std::fs::create_dir(BACKING).is_ok() {
-                return create_file(mode);
-            }
-            // Outside of a sandbox (unit tests) there are no exec roots.
-            Ok((nix::sys::memfd::memfd_create(c"tmpfs", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?, None))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-impl Backing {
-    /// The same file, opened anew.
-    fn reopen(&self, flags: OFlag) -> Result<OwnedFd> {
-        use std::os::fd::AsRawFd;
-        identity::assume_kernel();
-        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
-        Ok(nix::fcntl::open(path.as_str(), flags | OFlag::O_CLOEXEC, Mode::empty())?)
-    }
-
-    /// Makes it writable. `ETXTBSY` while it is executed.
-    fn writable(&mut self) -> Result<&OwnedFd> {
-        if !self.writable {
-            self.fd = self.reopen(OFlag::O_RDWR)?;
-            self.writable = true;
-        }
-        Ok(&self.fd)
-    }
+/// A small file's bytes.
+#[derive(Default)]
+pub struct Small {
+    bytes: Vec<u8>,
+    /// Bit *n*: page *n* is there. Pages past the end may be (fallocate(2), `FALLOC_FL_KEEP_SIZE`).
+    pages: u8,
 }
 
 impl Default for Content {
     fn default() -> Content {
-        Content::Heap(Vec::new())
+        Content::Heap(Small::default())
+    }
+}
+
+/// The pages that hold the bytes `start..end`.
+fn pages_of(start: u64, end: u64) -> std::ops::Range<u64> {
+    if start >= end { 0..0 } else { start / PAGE..end.div_ceil(PAGE) }
+}
+
+impl Small {
+    fn has(&self, page: u64) -> bool {
+        page < u64::from(SMALL_PAGES) && self.pages >> page & 1 == 1
+    }
+
+    fn mark(&mut self, start: u64, end: u64) {
+        for page in pages_of(start, end) {
+            self.pages |= 1 << page;
+        }
+    }
+
+    /// Makes a hole: whole pages go, the rest is zero.
+    fn punch(&mut self, start: u64, end: u64) {
+        let length = self.bytes.len() as u64;
+        let (from, to) = (start.min(length) as usize, end.min(length) as usize);
+        self.bytes[from..to].fill(0);
+        for page in start.div_ceil(PAGE)..(end / PAGE).min(u64::from(SMALL_PAGES)) {
+            self.pages &= !(1 << page);
+        }
+    }
+
+    /// The first byte from `at` on that is data, or that is none. `ENXIO` past the end, and where no data follows.
+    fn seek(&self, at: u64, data: bool) -> Result<u64> {
+        let length = self.bytes.len() as u64;
+        if at >= length {
+            return Err(Errno::ENXIO);
+        }
+        match (at / PAGE..length.div_ceil(PAGE)).find(|page| self.has(*page) == data) {
+            Some(page) => Ok(at.max(page * PAGE)),
+            None if data => Err(Errno::ENXIO),
+            None => Ok(length),
+        }
     }
 }
 
 impl Content {
+    /// Bytes, and pages that are there.
+    pub fn shape(&self) -> (u64, u64) {
+        match self {
+            Content::Heap(small) => (small.bytes.len() as u64, u64::from(small.pages.count_ones())),
+            Content::Host(backing) => backing.shape(),
+        }
+    }
+
     /// Bytes.
     pub fn length(&self) -> u64 {
-        match self {
-            Content::Heap(bytes) => bytes.len() as u64,
-            Content::Host(backing) => nix::sys::stat::fstat(&backing.fd).map_or(0, |stat| stat.st_size as u64),
-        }
+        self.shape().0
     }
 
     /// Moves it to a host file, if it is not there; gives a descriptor of it.
-    pub fn host(&mut self, mode: u32) -> Result<OwnedFd> {
-        if let Content::Heap(bytes) = self {
-            identity::assume_kernel();
-            let (fd, name) = create_file(mode)?;
-            let mut at = 0;
-            while at < bytes.len() {
-                at += nix::sys::uio::pwrite(&fd, &bytes[at..], at as i64)?;
+    pub fn host(&mut self) -> Result<OwnedFd> {
+        self.backing()?.writable()?.try_clone().map_err(Errno::from)
+    }
+
+    /// The same for reading only, with nothing of this kernel's in the way of executing it.
+    pub fn host_read_only(&mut self) -> Result<OwnedFd> {
+        self.backing()?.read_only()?.try_clone().map_err(Errno::from)
+    }
+
+    /// The host file, made now if there is none.
+    pub fn backing(&mut self) -> Result<&mut Backing> {
+        if let Content::Heap(small) = self {
+            let mut backing = Backing::create()?;
+            let file = backing.writable()?;
+            let length = small.bytes.len() as u64;
+            nix::unistd::ftruncate(file, length as i64)?;
+            for page in (0..u64::from(SMALL_PAGES)).filter(|page| small.has(*page)) {
+                let (mut at, end) = ((page * PAGE).min(length) as usize, ((page + 1) * PAGE).min(length) as usize);
+                while at < end {
+                    at += nix::sys::uio::pwrite(file, &small.bytes[at..end], at as i64)?;
+                }
             }
-            *self = Content::Host(Backing { fd, writable: true, name });
+            *self = Content::Host(backing);
         }
         match self {
-            Content::Host(backing) => Ok(backing.writable()?.try_clone()?),
+            Content::Host(backing) => Ok(backing),
             Content::Heap(_) => Err(Errno::EIO),
         }
     }
 
-    /// The same for reading only, with nothing of this kernel's in the way of executing it.
-    pub fn host_read_only(&mut self, mode: u32) -> Result<OwnedFd> {
-        if let Content::Heap(_) = self {
-            self.host(mode)?;
-        }
+    /// How many pages the bytes `start..end` would need that are not there. Of a host file those count as missing that were allocated and never written: the
+    /// host shows them as holes.
+    pub fn missing(&self, start: u64, end: u64) -> Result<u64> {
+        let pages = pages_of(start, end);
         match self {
+            Content::Heap(small) => Ok(pages.filter(|page| !small.has(*page)).count() as u64),
             Content::Host(backing) => {
-                if backing.writable {
-                    backing.fd = backing.reopen(OFlag::O_RDONLY)?;
-                    backing.writable = false;
-                }
-                Ok(backing.fd.try_clone()?)
+                let (length, there) = backing.shape();
+                let last = length.div_ceil(PAGE);
+                let beyond = pages.end.saturating_sub(pages.start.max(last));
+                // The common case has no holes, and nothing past the end.
+                if there == last { Ok(beyond) } else { Ok(beyond + backing.holes(pages.start..pages.end.min(last))?) }
             }
-            Content::Heap(_) => Err(Errno::EIO),
         }
     }
 
     /// Reads at an offset.
     pub fn read(&self, buffer: &mut [u8], at: u64) -> Result<usize> {
         match self {
-            Content::Heap(bytes) => {
-                let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or(&[]);
+            Content::Heap(small) => {
+                let rest = usize::try_from(at).ok().and_then(|at| small.bytes.get(at..)).unwrap_or(&[]);
                 let length = rest.len().min(buffer.len());
                 buffer[..length].copy_from_slice(&rest[..length]);
                 Ok(length)
             }
-            Content::Host(backing) => Ok(nix::sys::uio::pread(&backing.fd, buffer, i64::try_from(at).map_err(|_| Errno::EINVAL)?)?),
+            Content::Host(backing) => backing.read(buffer, at),
         }
     }
 
     /// Writes at an offset; what lies between the end and the offset is zero.
     pub fn write(&mut self, bytes: &[u8], at: u64) -> Result<usize> {
         let end = at.checked_add(bytes.len() as u64).filter(|end| *end <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
-        if end > SMALL && matches!(self, Content::Heap(_)) {
-            self.host(0)?;
-        }
         match self {
-            Content::Heap(held) => {
-                let (at, end) = (at as usize, end as usize);
-                if held.len() < end {
-                    held.resize(end, 0);
+            Content::Heap(small) if end <= SMALL => {
+                let (from, to) = (at as usize, end as usize);
+                if small.bytes.len() < to {
+                    small.bytes.resize(to, 0);
                 }
-                held[at..end].copy_from_slice(bytes);
+                small.bytes[from..to].copy_from_slice(bytes);
+                small.mark(at, end);
                 Ok(bytes.len())
             }
-            Content::Host(backing) => Ok(nix::sys::uio::pwrite(backing.writable()?, bytes, at as i64)?),
+            _ => Ok(nix::sys::uio::pwrite(self.backing()?.writable()?, bytes, at as i64)?),
         }
     }
 
-    /// Cuts or grows it.
+    /// Cuts or grows it. What is added is a hole.
     pub fn resize(&mut self, length: u64) -> Result<()> {
         if length > i64::MAX as u64 {
             return Err(Errno::EFBIG);
         }
-        if length > SMALL && matches!(self, Content::Heap(_)) {
-            self.host(0)?;
-        }
         match self {
-            Content::Heap(bytes) => {
-                bytes.resize(length as usize, 0);
-                bytes.shrink_to_fit();
+            Content::Heap(small) if length <= SMALL => {
+                if length < small.bytes.len() as u64 {
+                    small.punch(length, SMALL);
+                }
+                small.bytes.resize(length as usize, 0);
+                small.bytes.shrink_to_fit();
+                Ok(())
             }
-            Content::Host(backing) => nix::unistd::ftruncate(backing.writable()?, length as i64)?,
+            _ => Ok(nix::unistd::ftruncate(self.backing()?.writable()?, length as i64)?),
+        }
+    }
+
+    /// fallocate(2) in the modes that Linux's tmpfs has: pages that are there before they are written, and holes.
+    pub fn allocate(&mut self, mode: i32, start: u64, end: u64) -> Result<()> {
+        let keep = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        match self {
+            Content::Heap(small) if mode & libc::FALLOC_FL_PUNCH_HOLE != 0 => small.punch(start, end.min(SMALL)),
+            Content::Heap(small) if end <= SMALL => {
+                small.mark(start, end);
+                if !keep && small.bytes.len() < end as usize {
+                    small.bytes.resize(end as usize, 0);
+                }
+            }
+            _ => {
+                let flags = nix::fcntl::FallocateFlags::from_bits(mode).ok_or(Errno::EOPNOTSUPP)?;
+                nix::fcntl::fallocate(self.backing()?.writable()?, flags, start as i64, (end - start) as i64)?;
+            }
         }
         Ok(())
     }
 
-    /// The file's permission bits have changed: natively it must be executable by all, or not at all.
-    pub fn mode_changed(&mut self, mode: u32) {
-        if let Content::Host(backing) = self {
-            identity::assume_kernel();
-            let _ = nix::sys::stat::fchmod(&backing.fd, Mode::from_bits_truncate(native_mode(mode)));
+    /// lseek(2) with `SEEK_DATA` or `SEEK_HOLE`.
+    pub fn seek(&self, at: u64, data: bool) -> Result<u64> {
+        match self {
+            Content::Heap(small) => small.seek(at, data),
+            Content::Host(backing) => backing.seek(at, data),
         }
     }
 }
 
-/// What the host shows of a file's mode: who may execute it is decided here, so natively everybody may who can reach it.
-fn native_mode(_: u32) -> u32 {
-    0o755
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What was done to a file.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Write(u64, Vec<u8>),
+        Resize(u64),
+        Allocate(u64, u64, bool),
+        Punch(u64, u64),
+        ToHost,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let at = 0..40_000u64;
+        prop_oneof![
+            (at.clone(), proptest::collection::vec(any::<u8>(), 1..6000)).prop_map(|(at, bytes)| Step::Write(at, bytes)),
+            at.clone().prop_map(Step::Resize),
+            (at.clone(), 1..9000u64, any::<bool>()).prop_map(|(at, length, keep)| Step::Allocate(at, length, keep)),
+            (at, 1..9000u64).prop_map(|(at, length)| Step::Punch(at, length)),
+            Just(Step::ToHost),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_file_in_the_heap_is_like_one_of_the_host(steps in proptest::collection::vec(step(), 1..20)) {
+            let (mut content, mut model) = (Content::default(), Content::default());
+            model.backing().unwrap();
+            let mut allocated = false;
+            for step in steps {
+                match step {
+                    Step::Write(at, bytes) => {
+                        let missing = content.missing(at, at + bytes.len() as u64).unwrap();
+                        let before = content.shape().1;
+                        prop_assert_eq!(content.write(&bytes, at).unwrap(), bytes.len());
+                        prop_assert!(allocated || content.shape().1 == before + missing);
+                        model.write(&bytes, at).unwrap();
+                    }
+                    Step::Resize(length) => {
+                        content.resize(length).unwrap();
+                        model.resize(length).unwrap();
+                    }
+                    Step::Allocate(at, length, keep) => {
+                        allocated = true;
+                        let mode = if keep { libc::FALLOC_FL_KEEP_SIZE } else { 0 };
+                        content.allocate(mode, at, at + length).unwrap();
+                        model.allocate(mode, at, at + length).unwrap();
+                    }
+                    Step::Punch(at, length) => {
+                        let mode = libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE;
+                        content.allocate(mode, at, at + length).unwrap();
+                        model.allocate(mode, at, at + length).unwrap();
+                    }
+                    Step::ToHost => drop(content.backing().unwrap()),
+                }
+                prop_assert_eq!(content.length(), model.length());
+                let (mut one, mut two) = (vec![1; 50_000], vec![2; 50_000]);
+                let (read, expected) = (content.read(&mut one, 0).unwrap(), model.read(&mut two, 0).unwrap());
+                prop_assert_eq!(&one[..read], &two[..expected]);
+            }
+        }
+    }
+
+    #[test]
+    fn holes_are_found() {
+        let mut small = Content::default();
+        small.write(b"x", 9000).unwrap();
+        assert_eq!((small.seek(0, true), small.seek(0, false), small.seek(8192, false)), (Ok(8192), Ok(0), Ok(9001)));
+        assert_eq!(small.shape(), (9001, 1));
+        small.resize(100).unwrap();
+        assert_eq!(small.shape(), (100, 0));
+        assert_eq!((small.seek(0, true), small.seek(100, false)), (Err(Errno::ENXIO), Err(Errno::ENXIO)));
+        small.backing().unwrap();
+        assert_eq!((small.seek(0, true), small.missing(0, 8192)), (Err(Errno::ENXIO), Ok(2)));
+    }
 }

@@ -3,14 +3,16 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use super::content::identity_of;
+use super::backing::identity_of;
 use super::{Body, TmpNode};
 use crate::errno::{Errno, Result};
 use crate::kernel::credentials::Credentials;
+use crate::kernel::task;
 use crate::platform::buffer;
-use crate::vfs::file::{DirectoryEntry, File, Mapping, OpenFile, Position, Sink, Source};
+use crate::vfs::file::{DirectoryEntry, File, Mapping, OpenFile, Position, Sink, Source, give, seek_to};
 use crate::vfs::mapped;
-use crate::vfs::node::{Attributes, FileType, Node, OpenRequest};
+use crate::vfs::mount::MountFlags;
+use crate::vfs::node::{Attributes, FileType, Node, OpenRequest, Timestamp};
 
 /// An open file.
 pub struct TmpFile {
@@ -22,12 +24,26 @@ impl TmpFile {
     pub fn new(node: Arc<TmpNode>) -> TmpFile {
         TmpFile { node }
     }
+
+    /// Notes a read, as `relatime` does it (mount(8)): where the file has changed since the last one, or a day has passed.
+    fn accessed(&self, open: &OpenFile) {
+        const DAY: i64 = 24 * 3600;
+        let now = Timestamp::now();
+        let stale = {
+            let meta = self.node.meta.read();
+            meta.accessed <= meta.modified || meta.accessed <= meta.changed || now.seconds - meta.accessed.seconds >= DAY
+        };
+        let wanted = |location: &crate::vfs::mount::Location| !location.mount.has(MountFlags::NO_ACCESS_TIME);
+        if stale && open.flags() & libc::O_NOATIME == 0 && open.location.as_ref().is_none_or(wanted) {
+            self.node.meta.write().accessed = now;
+        }
+    }
 }
 
 impl File for TmpFile {
-    fn read(&self, _: &OpenFile, into: &mut dyn Sink, at: Position) -> Result<usize> {
-        let content = match &self.node.body {
-            Body::Regular(content) => content,
+    fn read(&self, open: &OpenFile, into: &mut dyn Sink, at: Position) -> Result<usize> {
+        let regular = match &self.node.body {
+            Body::Regular(regular) => regular,
             Body::Directory(_) => return Err(Errno::EISDIR),
             _ => return Err(Errno::EINVAL),
         };
@@ -36,42 +52,50 @@ impl File for TmpFile {
         buffer::with(|buffer| {
             while into.remaining() > 0 {
                 let wanted = into.remaining().min(buffer.len());
-                let read = content.lock().read(&mut buffer[..wanted], start + total as u64)?;
-                if read == 0 {
-                    break;
-                }
-                match into.put(&buffer[..read]) {
-                    Ok(()) => total += read,
+                let read = regular.lock().content.read(&mut buffer[..wanted], start + total as u64)?;
+                let given = match give(into, &buffer[..read]) {
+                    Ok(given) => given,
                     Err(_) if total > 0 => break,
                     Err(error) => return Err(error),
+                };
+                total += given;
+                if given < wanted {
+                    break;
                 }
             }
+            self.accessed(open);
             Ok(total)
         })
     }
 
     fn write(&self, _: &OpenFile, from: &mut dyn Source, at: Position) -> Result<usize> {
-        let Body::Regular(content) = &self.node.body else { return Err(Errno::EINVAL) };
+        let Body::Regular(regular) = &self.node.body else { return Err(Errno::EINVAL) };
+        // Held to the end: what two processes append does not mix.
+        let mut regular = regular.lock();
+        let start = match at {
+            Position::At(start) | Position::Current(start) => start,
+            Position::End => regular.content.length(),
+        };
         let mut total = 0;
         let result = buffer::with(|buffer| {
             while from.remaining() > 0 {
                 let taken = from.take(buffer)?;
-                let mut content = content.lock();
-                let length = content.length();
-                let position = match at {
-                    Position::At(start) | Position::Current(start) => start.checked_add(total as u64).ok_or(Errno::EFBIG)?,
-                    Position::End => length,
-                };
+                let position = start.checked_add(total as u64).ok_or(Errno::EFBIG)?;
                 let end = position.checked_add(taken as u64).ok_or(Errno::EFBIG)?;
-                if end > length {
-                    self.node.fs.account(length, end)?;
+                let fits = regular.reserve(&self.node.fs, position, end)?;
+                let length = (fits - position) as usize;
+                let written = regular.content.write(&buffer[..length], position);
+                regular.settle(&self.node.fs);
+                total += written?;
+                if length < taken {
+                    break;
                 }
-                total += content.write(&buffer[..taken], position)?;
             }
             Ok(())
         });
+        drop(regular);
         if total > 0 {
-            self.node.touch();
+            self.node.written(&task::current_credentials());
             return Ok(total);
         }
         result.map(|()| 0)
@@ -86,38 +110,26 @@ impl File for TmpFile {
     }
 
     fn seek(&self, _: &OpenFile, current: u64, by: i64, whence: i32) -> Result<u64> {
-        let size = self.node.attributes()?.size;
-        let from = |base: u64| i64::try_from(base).ok().and_then(|base| base.checked_add(by)).filter(|to| *to >= 0).ok_or(Errno::EINVAL);
-        let to = match whence {
-            libc::SEEK_SET => from(0)?,
-            libc::SEEK_CUR => from(current)?,
-            libc::SEEK_END => from(size)?,
-            // Without holes, all is data and the end is the hole (lseek(2)).
-            libc::SEEK_DATA | libc::SEEK_HOLE if self.node.kind == FileType::Regular => {
-                if by < 0 || by as u64 >= size {
-                    return Err(Errno::ENXIO);
-                }
-                if whence == libc::SEEK_DATA { by } else { size as i64 }
+        match whence {
+            libc::SEEK_DATA | libc::SEEK_HOLE => {
+                let regular = self.node.regular().ok_or(Errno::EINVAL)?;
+                let at = u64::try_from(by).map_err(|_| Errno::ENXIO)?;
+                regular.lock().content.seek(at, whence == libc::SEEK_DATA)
             }
-            _ => return Err(Errno::EINVAL),
-        };
-        Ok(to as u64)
+            // dcache_dir_lseek: a directory has no end to count from.
+            libc::SEEK_END if self.node.kind == FileType::Directory => Err(Errno::EINVAL),
+            _ => seek_to(current, || self.end(), by, whence),
+        }
     }
 
     fn read_directory(&self, from: i64, emit: &mut dyn FnMut(&DirectoryEntry) -> bool) -> Result<()> {
         let directory = self.node.directory()?;
         let parent = self.node.parent()?.map_or(self.node.inode, |parent| parent.key().inode);
-        let dots = [(1, ".", self.node.inode), (2, "..", parent)];
-        for (next, name, inode) in dots {
-            if from < next {
-                let entry = DirectoryEntry { inode, next, kind: libc::DT_DIR, name: name.as_bytes().to_vec() };
-                if !emit(&entry) {
-                    return Ok(());
-                }
-            }
-        }
         let mut entries: Vec<DirectoryEntry> = {
             let directory = directory.read();
+            if directory.removed {
+                return Err(Errno::ENOENT);
+            }
             let later = directory.entries.iter().filter(|(_, entry)| entry.position > from);
             later
                 .map(|(name, entry)| DirectoryEntry {
@@ -128,6 +140,15 @@ impl File for TmpFile {
                 })
                 .collect()
         };
+        let dots = [(1, ".", self.node.inode), (2, "..", parent)];
+        for (next, name, inode) in dots {
+            if from < next {
+                let entry = DirectoryEntry { inode, next, kind: libc::DT_DIR, name: name.as_bytes().to_vec() };
+                if !emit(&entry) {
+                    return Ok(());
+                }
+            }
+        }
         entries.sort_by_key(|entry| entry.next);
         for entry in &entries {
             if !emit(entry) {
@@ -141,25 +162,27 @@ impl File for TmpFile {
         Ok(())
     }
 
-    fn allocate(&self, mode: i32, offset: u64, length: u64) -> Result<()> {
-        /// `FALLOC_FL_KEEP_SIZE`.
-        const KEEP_SIZE: i32 = 1;
-        let end = offset.checked_add(length).ok_or(Errno::EFBIG)?;
-        match mode {
-            0 if end > self.node.attributes()?.size => self.node.resize(end),
-            0 | KEEP_SIZE => Ok(()),
-            mode => {
-                let host = self.node.backing(true)?;
-                let flags = nix::fcntl::FallocateFlags::from_bits(mode).ok_or(Errno::EOPNOTSUPP)?;
-                nix::fcntl::fallocate(&host, flags, offset as i64, length as i64)?;
-                self.node.touch();
-                Ok(())
-            }
+    fn allocate(&self, mode: i32, start: u64, length: u64) -> Result<()> {
+        if mode & !(libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE) != 0 {
+            return Err(Errno::EOPNOTSUPP);
         }
+        let end = start.checked_add(length).ok_or(Errno::EFBIG)?;
+        let mut regular = self.node.regular().ok_or(Errno::ENODEV)?.lock();
+        // All of it or nothing.
+        if mode & libc::FALLOC_FL_PUNCH_HOLE == 0 && regular.reserve(&self.node.fs, start, end) != Ok(end) {
+            regular.settle(&self.node.fs);
+            return Err(Errno::ENOSPC);
+        }
+        let done = regular.content.allocate(mode, start, end);
+        regular.settle(&self.node.fs);
+        drop(regular);
+        done?;
+        self.node.written(&task::current_credentials());
+        Ok(())
     }
 
     fn truncate(&self, length: u64) -> Result<()> {
-        self.node.resize(length)
+        self.node.resize(length, &task::current_credentials())
     }
 
     fn attributes(&self) -> Result<Attributes> {
@@ -170,8 +193,12 @@ impl File for TmpFile {
         if self.node.kind != FileType::Regular {
             return Err(Errno::ENODEV);
         }
-        // The native descriptor must not allow more than the workload's own.
-        let backing = self.node.backing(open.writes())?;
+        // The native descriptor must not allow more than the workload's own, nor than its mount does.
+        let executable = !open.location.as_ref().is_some_and(|location| location.mount.has(MountFlags::NO_EXECUTE));
+        let backing = {
+            let mut regular = self.node.regular().ok_or(Errno::ENODEV)?.lock();
+            regular.content.backing()?.for_mapping(open.writes(), executable)?
+        };
         if let Some(location) = &open.location {
             mapped::remember(identity_of(&backing)?, location);
         }
