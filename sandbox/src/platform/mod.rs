@@ -20,3 +20,5 @@ pub mod process;
 pub mod profile;
 pub mod spawner;
 mod workers;
+
+pub use workers::heed;

@@ -85,7 +85,7 @@ pub(super) fn start() -> Result<()> {
 }
 
 /// The calling worker is about to do what may hold it up on the host.
-pub(super) fn heed() {
+pub fn heed() {
     let pool = pool();
     // The worker's serial was made odd before this look, and the watch looks at the serials once more after it has said that it
     // sleeps: one of the two sees the other.

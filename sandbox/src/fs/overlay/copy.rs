@@ -1,14 +1,13 @@
 //! Copy-up: a lower file moves to the upper layer before it is changed.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use super::OverlayNode;
+use super::node::{OverlayNode, Place};
 use crate::errno::{Errno, Result};
-use crate::kernel::credentials::{Capability, Credentials};
+use crate::kernel::credentials::Credentials;
 use crate::vfs::file::{OpenFile, Position, Source};
 use crate::vfs::mount::{Location, Mount, MountFlags};
-use crate::vfs::node::{Attributes, FileType, LinkTarget, NodeRef, OpenRequest, Permission, SetAttributes, SetTime, permits};
+use crate::vfs::node::{Attributes, FileType, LinkTarget, Node, NodeRef, OpenRequest, SetAttributes, SetTime};
 
 /// A location for calls on layers that want one: no mount that anybody sees.
 pub fn nowhere(node: &NodeRef) -> Location {
@@ -30,42 +29,90 @@ pub fn copy_attributes(from: &Attributes, to: &NodeRef) -> Result<()> {
 }
 
 /// The upper side of a node, made now if there is none, with all the directories above it. Of a regular file at most `limit` bytes are copied: what is
-/// about to be cut off need not be. The caller holds the layers' lock of changes.
+/// about to be cut off need not be. What has no name any more is copied, but does not get one.
 pub fn copy_up(node: &OverlayNode, limit: Option<u64>) -> Result<NodeRef> {
-    let sides = node.sides();
+    if let Some(upper) = node.sides()?.upper {
+        return Ok(upper);
+    }
+    // From the node up to the first directory that the upper layer has, then down again.
+    let mut missing = Vec::new();
+    let mut place = node.place.read().clone();
+    while let Some(Place { directory, .. }) = place {
+        if directory.sides()?.upper.is_some() {
+            break;
+        }
+        place = directory.place.read().clone();
+        missing.push(directory);
+    }
+    for directory in missing.iter().rev() {
+        copy_one(directory, None)?;
+    }
+    copy_one(node, limit)
+}
+
+/// The same where the directory above is in the upper layer already.
+fn copy_one(node: &OverlayNode, limit: Option<u64>) -> Result<NodeRef> {
+    let _copying = node.copying.lock();
+    let sides = node.sides()?;
     if let Some(upper) = sides.upper {
         return Ok(upper);
     }
     let lower = sides.lower.ok_or(Errno::ENOENT)?;
-    let (parent, name) = node.parent.read().clone().ok_or(Errno::ENOENT)?;
-    let above = copy_up(&parent, None)?;
-    let who = Credentials::kernel();
+    let directory = node.place.read().clone().ok_or(Errno::ENOENT)?.directory;
+    let above = directory.sides()?.upper.ok_or(Errno::ENOENT)?;
     let attributes = lower.attributes()?;
-    let upper = match node.kind {
-        FileType::Directory => above.clone().make_directory(&name, attributes.mode & 0o7777, &who)?,
-        FileType::Symlink => match lower.read_link(&who)? {
+    let copy = match node.kind {
+        // Long work, with nobody's way blocked; made without a name, so that nobody finds half a file.
+        FileType::Regular => Some(copy_file(&above, &lower, &attributes, limit.unwrap_or(u64::MAX))?),
+        _ => None,
+    };
+    let layers = &node.layers;
+    let _changes = layers.changes.lock();
+    let _names = layers.names.write();
+    let name = node.place.read().clone().ok_or(Errno::ENOENT)?.name;
+    let who = Credentials::kernel();
+    let upper = match (copy, node.kind) {
+        (Some(copy), _) => {
+            if !node.is_removed() {
+                above.clone().link(&name, &copy, &who)?;
+            }
+            copy
+        }
+        // Nothing of it can be told from the lower one, but by who stands in it.
+        _ if node.is_removed() => return Err(Errno::ENOENT),
+        (None, FileType::Directory) => above.clone().make_directory(&name, attributes.mode & 0o7777, &who)?,
+        (None, FileType::Symlink) => match lower.read_link(&who)? {
             LinkTarget::Path(target) => above.clone().make_symlink(&name, &target, &who)?,
             _ => return Err(Errno::EPERM),
         },
-        FileType::Regular => {
-            // Made without a name, so that nobody finds half a file.
-            let place = nowhere(&above);
-            let request = OpenRequest { flags: libc::O_RDWR };
-            let (fresh, file) = above.clone().create_unnamed(attributes.mode & 0o7777, &place, request, &who)?;
-            let open = OpenFile::new(file, None, libc::O_RDWR, who.clone());
-            copy_bytes(&lower, &open, limit.unwrap_or(u64::MAX))?;
-            copy_attributes(&attributes, &fresh)?;
-            above.clone().link(&name, &fresh, &who)?;
-            fresh
-        }
-        _ => above.clone().make_node(&name, attributes.mode, attributes.rdev, &who)?,
+        (None, _) => above.clone().make_node(&name, attributes.mode, attributes.rdev, &who)?,
     };
     if node.kind != FileType::Regular {
         copy_attributes(&attributes, &upper)?;
     }
-    node.sides.write().upper = Some(upper.clone());
-    node.layers.generation.fetch_add(1, Ordering::SeqCst);
+    // Of several names for a lower file only this one is changed: they are different files from now on.
+    if node.kind != FileType::Directory && attributes.links == 1 {
+        let (copy, origin) = (upper.key(), node.key());
+        layers.origins.lock().insert(copy, origin);
+    }
+    node.set_upper(upper.clone());
     Ok(upper)
+}
+
+/// A copy of a regular file in the upper layer, without a name.
+fn copy_file(above: &NodeRef, lower: &NodeRef, attributes: &Attributes, limit: u64) -> Result<NodeRef> {
+    /// From here on others are served meanwhile, bytes.
+    const LONG: u64 = 1 << 20;
+    if attributes.size.min(limit) > LONG {
+        crate::platform::heed();
+    }
+    let who = Credentials::kernel();
+    let request = OpenRequest { flags: libc::O_RDWR };
+    let (fresh, file) = above.clone().create_unnamed(attributes.mode & 0o7777, &nowhere(above), request, &who)?;
+    let open = OpenFile::new(file, None, libc::O_RDWR, who);
+    copy_bytes(lower, &open, limit)?;
+    copy_attributes(attributes, &fresh)?;
+    Ok(fresh)
 }
 
 /// Bytes of ours for a file to take.
@@ -100,16 +147,6 @@ fn copy_bytes(lower: &NodeRef, to: &Arc<OpenFile>, limit: u64) -> Result<()> {
             let written = to.file.write(to, &mut bytes, Position::At(at))?;
             at += written as u64;
         }
-    }
-    Ok(())
-}
-
-/// Whether a name may be removed from a directory: write and search on it, and the sticky bit's rule (inode(7)).
-pub fn may_remove(directory: &Attributes, child: &Attributes, who: &Credentials) -> Result<()> {
-    permits(directory, Permission::WRITE | Permission::EXECUTE, who)?;
-    let sticky = directory.mode & libc::S_ISVTX != 0;
-    if sticky && who.fsuid != directory.uid && who.fsuid != child.uid && !who.capable(Capability::Fowner) {
-        return Err(Errno::EPERM);
     }
     Ok(())
 }
