@@ -53,6 +53,15 @@ impl Node for ObjectNode {
         self.0.file.set_attributes(change, who)
     }
 
+    fn truncate(&self, length: u64, who: &Credentials) -> Result<()> {
+        // As open(2) for writing and ftruncate(2).
+        self.0.file.reopen(OpenRequest { flags: libc::O_WRONLY }, who)?.truncate(length)
+    }
+
+    fn host_file(&self) -> Result<std::os::fd::OwnedFd> {
+        crate::fs::memfd::MemoryFile::executable(&*self.0.file).unwrap_or(Err(Errno::EACCES))
+    }
+
     fn statistics(&self) -> Result<FileSystemStatistics> {
         self.0.file.statistics()
     }

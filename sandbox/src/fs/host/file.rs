@@ -3,10 +3,12 @@
 use std::any::Any;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use super::identity;
 use crate::errno::{Errno, Result};
+use crate::kernel::task;
 use crate::platform::buffer;
 use crate::sync::Mutex;
-use crate::vfs::file::{DirectoryEntry, File, Mapping, OpenFile, Position, Sink, Source};
+use crate::vfs::file::{DirectoryEntry, File, Mapping, OpenFile, Position, Sink, Source, give, seek_to};
 use crate::vfs::node::{Attributes, FileType};
 
 /// A regular file or directory of the host, opened by this process.
@@ -21,6 +23,16 @@ impl HostFile {
     /// Wraps an open descriptor.
     pub fn new(fd: OwnedFd, kind: FileType) -> HostFile {
         HostFile { fd, kind, listing: Mutex::new(()) }
+    }
+}
+
+impl HostFile {
+    /// Writes at the end, wherever that is by then.
+    fn append(&self, bytes: &[u8]) -> Result<usize> {
+        let vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        // SAFETY: the vector describes `bytes`, which is only read. Needed: nix has no pwritev2, and the description may not be O_APPEND.
+        let written = unsafe { libc::pwritev2(self.fd.as_raw_fd(), &vector, 1, 0, libc::RWF_APPEND) };
+        usize::try_from(written).map_err(|_| Errno::last())
     }
 }
 
@@ -39,20 +51,13 @@ impl File for HostFile {
             while into.remaining() > 0 {
                 let wanted = into.remaining().min(buffer.len());
                 let read = nix::sys::uio::pread(&self.fd, &mut buffer[..wanted], offset(start + total as u64)?);
-                let read = match read {
-                    Ok(read) => read,
+                let given = match read.map_err(Errno::from).and_then(|read| give(into, &buffer[..read])) {
+                    Ok(given) => given,
                     Err(_) if total > 0 => break,
-                    Err(error) => return Err(error.into()),
+                    Err(error) => return Err(error),
                 };
-                if read > 0 {
-                    match into.put(&buffer[..read]) {
-                        Ok(()) => {}
-                        Err(_) if total > 0 => break,
-                        Err(error) => return Err(error),
-                    }
-                }
-                total += read;
-                if read < wanted {
+                total += given;
+                if given < wanted {
                     break;
                 }
             }
@@ -61,6 +66,8 @@ impl File for HostFile {
     }
 
     fn write(&self, _: &OpenFile, from: &mut dyn Source, at: Position) -> Result<usize> {
+        // Whether set-id bits go is a matter of the writer's rights.
+        identity::assume(&task::current_credentials());
         let mut total = 0;
         buffer::with(|buffer| {
             while from.remaining() > 0 {
@@ -71,10 +78,9 @@ impl File for HostFile {
                 };
                 let written = match at {
                     Position::At(start) | Position::Current(start) => {
-                        nix::sys::uio::pwrite(&self.fd, &buffer[..taken], offset(start + total as u64)?)
+                        nix::sys::uio::pwrite(&self.fd, &buffer[..taken], offset(start + total as u64)?).map_err(Errno::from)
                     }
-                    // The descriptor itself is O_APPEND.
-                    Position::End => nix::unistd::write(&self.fd, &buffer[..taken]),
+                    Position::End => self.append(&buffer[..taken]),
                 };
                 match written {
                     Ok(written) => {
@@ -84,7 +90,7 @@ impl File for HostFile {
                         }
                     }
                     Err(_) if total > 0 => break,
-                    Err(error) => return Err(error.into()),
+                    Err(error) => return Err(error),
                 }
             }
             Ok(total)
@@ -100,17 +106,23 @@ impl File for HostFile {
     }
 
     fn seek(&self, _: &OpenFile, current: u64, by: i64, whence: i32) -> Result<u64> {
-        use nix::unistd::Whence;
-        let from = |base: u64| i64::try_from(base).ok().and_then(|base| base.checked_add(by)).filter(|to| *to >= 0).ok_or(Errno::EINVAL);
-        let to = match whence {
-            libc::SEEK_SET => from(0)?,
-            libc::SEEK_CUR => from(current)?,
-            libc::SEEK_END => from(super::attributes_of(self.fd.as_fd())?.size)?,
-            libc::SEEK_DATA => nix::unistd::lseek(&self.fd, by, Whence::SeekData)?,
-            libc::SEEK_HOLE => nix::unistd::lseek(&self.fd, by, Whence::SeekHole)?,
-            _ => return Err(Errno::EINVAL),
-        };
-        Ok(to as u64)
+        use nix::unistd::{Whence, lseek};
+        let native = |by: i64, whence: Whence| Ok(lseek(&self.fd, by, whence)? as u64);
+        match whence {
+            libc::SEEK_DATA => native(by, Whence::SeekData),
+            libc::SEEK_HOLE => native(by, Whence::SeekHole),
+            // What positions a directory has is its file system's to say.
+            libc::SEEK_END if self.kind == FileType::Directory => {
+                let _listing = self.listing.lock();
+                native(by, Whence::SeekEnd)
+            }
+            _ if self.kind == FileType::Directory => {
+                let to = seek_to(current, || Ok(0), by, whence)?;
+                let _listing = self.listing.lock();
+                native(offset(to)?, Whence::SeekSet)
+            }
+            _ => seek_to(current, || self.end(), by, whence),
+        }
     }
 
     fn read_directory(&self, from: i64, emit: &mut dyn FnMut(&DirectoryEntry) -> bool) -> Result<()> {
@@ -152,11 +164,13 @@ impl File for HostFile {
 
     fn allocate(&self, mode: i32, start: u64, length: u64) -> Result<()> {
         let flags = nix::fcntl::FallocateFlags::from_bits(mode).ok_or(Errno::EOPNOTSUPP)?;
+        identity::assume(&task::current_credentials());
         nix::fcntl::fallocate(&self.fd, flags, offset(start)?, offset(length)?)?;
         Ok(())
     }
 
     fn truncate(&self, length: u64) -> Result<()> {
+        identity::assume(&task::current_credentials());
         nix::unistd::ftruncate(&self.fd, offset(length)?)?;
         Ok(())
     }

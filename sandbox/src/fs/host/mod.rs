@@ -34,6 +34,7 @@ struct Tree {
     /// The path of the tree's root in this process's own tree, to be cut off what the host shows.
     prefix: Vec<u8>,
     key: NodeKey,
+    root: OwnedFd,
 }
 
 /// A file in a host tree.
@@ -44,6 +45,10 @@ pub struct HostNode {
     tree: Arc<Tree>,
 }
 
+/// What the host is told of a request: access mode, and what it has to do with every write.
+const KEPT: i32 = libc::O_ACCMODE | libc::O_APPEND | libc::O_SYNC;
+/// What the host puts behind the path of a file whose name is gone (proc(5)).
+const DELETED: &[u8] = b" (deleted)";
 const PATH_ONLY: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// openat2(2) below a directory, without links. `ELOOP` where there is one, `EXDEV` where the path would leave.
@@ -80,24 +85,80 @@ fn kind_of(mode: u32) -> FileType {
 }
 
 pub(crate) fn attributes_of(fd: BorrowedFd<'_>) -> Result<Attributes> {
-    let stat = nix::sys::stat::fstat(fd)?;
-    let time = |seconds: i64, nanoseconds: i64| Timestamp { seconds, nanoseconds: nanoseconds as u32 };
+    const WANTED: u32 = libc::STATX_BASIC_STATS | libc::STATX_BTIME;
+    let mut shown = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: an empty NUL-terminated path, and room for one `struct statx`, which zeroed bytes are; both live through the call. Needed: nix has no
+    // statx, and fstat(2) does not tell when a file was born.
+    let shown = unsafe {
+        if libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, WANTED, shown.as_mut_ptr()) < 0 {
+            return Err(Errno::last());
+        }
+        shown.assume_init()
+    };
+    let time = |time: libc::statx_timestamp| Timestamp { seconds: time.tv_sec, nanoseconds: time.tv_nsec };
     Ok(Attributes {
-        device: stat.st_dev,
-        inode: stat.st_ino,
-        mode: stat.st_mode,
-        links: stat.st_nlink,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        rdev: stat.st_rdev,
-        size: stat.st_size as u64,
-        block_size: stat.st_blksize as u32,
-        blocks: stat.st_blocks as u64,
-        accessed: time(stat.st_atime, stat.st_atime_nsec),
-        modified: time(stat.st_mtime, stat.st_mtime_nsec),
-        changed: time(stat.st_ctime, stat.st_ctime_nsec),
-        born: None,
+        device: libc::makedev(shown.stx_dev_major, shown.stx_dev_minor),
+        inode: shown.stx_ino,
+        mode: u32::from(shown.stx_mode),
+        links: u64::from(shown.stx_nlink),
+        uid: shown.stx_uid,
+        gid: shown.stx_gid,
+        rdev: libc::makedev(shown.stx_rdev_major, shown.stx_rdev_minor),
+        size: shown.stx_size,
+        block_size: shown.stx_blksize,
+        blocks: shown.stx_blocks,
+        accessed: time(shown.stx_atime),
+        modified: time(shown.stx_mtime),
+        changed: time(shown.stx_ctime),
+        born: (shown.stx_mask & libc::STATX_BTIME != 0).then(|| time(shown.stx_btime)),
     })
+}
+
+/// chmod, chown, utimensat on a host file, with the rights that the thread carries.
+pub fn change_attributes(fd: BorrowedFd<'_>, kind: FileType, change: &SetAttributes) -> Result<()> {
+    let path = reopen_path(fd);
+    if change.is_chown() {
+        let (uid, gid) = (change.uid.map(Into::into), change.gid.map(Into::into));
+        nix::unistd::fchownat(fd, "", uid, gid, AtFlags::AT_EMPTY_PATH)?;
+    }
+    if let Some(mode) = change.mode {
+        if kind == FileType::Symlink {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let mode = Mode::from_bits_truncate(mode & 0o7777);
+        nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, path.as_str(), mode, nix::sys::stat::FchmodatFlags::FollowSymlink)?;
+    }
+    if change.accessed.is_some() || change.modified.is_some() {
+        let time = |time: Option<SetTime>| match time {
+            None => libc::timespec { tv_sec: 0, tv_nsec: libc::UTIME_OMIT },
+            Some(SetTime::Now) => libc::timespec { tv_sec: 0, tv_nsec: libc::UTIME_NOW },
+            Some(SetTime::To(at)) => libc::timespec { tv_sec: at.seconds, tv_nsec: i64::from(at.nanoseconds) },
+        };
+        let times = [time(change.accessed), time(change.modified)];
+        // SAFETY: an empty NUL-terminated path and two times, all alive through the call (AT_EMPTY_PATH: Linux 5.8).
+        let done = unsafe { libc::utimensat(fd.as_raw_fd(), c"".as_ptr(), times.as_ptr(), libc::AT_EMPTY_PATH) };
+        if done < 0 {
+            return Err(Errno::last());
+        }
+    }
+    Ok(())
+}
+
+/// copy_file_range(2) between host files: shared where their file system can do that. `None` where it must be done byte by byte.
+pub fn copy_range(from: BorrowedFd<'_>, from_at: u64, to: BorrowedFd<'_>, to_at: u64, length: usize) -> Result<Option<usize>> {
+    let offset = |at: u64| i64::try_from(at).map_err(|_| Errno::EINVAL);
+    let (mut from_at, mut to_at) = (offset(from_at)?, offset(to_at)?);
+    // SAFETY: both offsets are ours and live through the call. Needed: nix's wrapper takes owned offsets of another type.
+    let moved = unsafe { libc::copy_file_range(from.as_raw_fd(), &mut from_at, to.as_raw_fd(), &mut to_at, length, 0) };
+    match usize::try_from(moved) {
+        // Files that say they are empty (of /proc, of some network file systems) may not be.
+        Ok(0) => Ok(None),
+        Ok(moved) => Ok(Some(moved)),
+        Err(_) => match Errno::last() {
+            Errno::EXDEV | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EBADF | Errno::EPERM => Ok(None),
+            error => Err(error),
+        },
+    }
 }
 
 impl HostNode {
@@ -106,7 +167,15 @@ impl HostNode {
         let stat = nix::sys::stat::fstat(&fd)?;
         let key = NodeKey { device: stat.st_dev, inode: stat.st_ino };
         let prefix = nix::fcntl::readlink(reopen_path(fd.as_fd()).as_str())?.as_bytes().to_vec();
-        Ok(Arc::new(HostNode { fd, key, kind: kind_of(stat.st_mode), tree: Arc::new(Tree { prefix, key }) }))
+        let tree = Tree { prefix, key, root: fd.try_clone()? };
+        Ok(Arc::new(HostNode { fd, key, kind: kind_of(stat.st_mode), tree: Arc::new(tree) }))
+    }
+
+    /// Whether it stands at this path of its tree now.
+    fn is_at(&self, path: &[u8]) -> bool {
+        identity::assume_kernel();
+        let found = c_name(path).and_then(|path| open_beneath(self.tree.root.as_fd(), &path, PATH_ONLY, 0));
+        found.and_then(|fd| self.of(fd)).is_ok_and(|found| found.key == self.key)
     }
 
     fn of(&self, fd: OwnedFd) -> Result<HostNode> {
@@ -118,6 +187,21 @@ impl HostNode {
     fn child(&self, name: &[u8]) -> Result<NodeRef> {
         let fd = open_beneath(self.fd.as_fd(), &c_name(name)?, PATH_ONLY, 0)?;
         Ok(Arc::new(self.of(fd)?))
+    }
+
+    /// The path below the tree's root as the host shows it. `ENOENT` where it is not below; `None` where it is too long for the host to show.
+    fn inside(&self) -> Result<Option<Vec<u8>>> {
+        if self.key == self.tree.key {
+            return Ok(Some(Vec::new()));
+        }
+        let shown = match nix::fcntl::readlink(reopen_path(self.fd.as_fd()).as_str()) {
+            Err(nix::errno::Errno::ENAMETOOLONG) => return Ok(None),
+            shown => shown?,
+        };
+        match shown.as_bytes().strip_prefix(self.tree.prefix.as_slice()) {
+            Some([b'/', inside @ ..]) => Ok(Some(inside.to_vec())),
+            _ => Err(Errno::ENOENT),
+        }
     }
 
     fn other(node: &NodeRef) -> Result<&HostNode> {
@@ -143,32 +227,28 @@ impl Node for HostNode {
         attributes_of(self.fd.as_fd())
     }
 
+    /// The host itself leads nowhere from a directory that was moved out of the tree: `..` from a place that is not below the root of its bind
+    /// mount is `ENOENT` (path_connected() in fs/namei.c, since Linux 4.3). What it shows of the path is looked at all the same.
     fn parent(&self) -> Result<Option<NodeRef>> {
         if self.key == self.tree.key {
             return Ok(None);
         }
-        // A directory that was moved out of the tree has no parent here: the host's own answer would lead outside.
-        self.path()?;
+        self.inside()?;
         identity::assume_kernel();
-        let fd = nix::fcntl::openat(&self.fd, "..", PATH_ONLY, Mode::empty())?;
-        let parent = self.of(fd)?;
-        parent.path()?;
+        let parent = self.of(nix::fcntl::openat(&self.fd, "..", PATH_ONLY, Mode::empty())?)?;
+        parent.inside()?;
         Ok(Some(Arc::new(parent)))
     }
 
     fn path(&self) -> Result<Vec<u8>> {
-        let shown = nix::fcntl::readlink(reopen_path(self.fd.as_fd()).as_str())?;
-        let inside = shown.as_bytes().strip_prefix(self.tree.prefix.as_slice()).ok_or(Errno::ENOENT)?;
-        match inside.first() {
-            None => Ok(Vec::new()),
-            Some(b'/') if self.is_unlinked() => Err(Errno::ENOENT),
-            Some(b'/') => Ok(inside[1..].to_vec()),
-            Some(_) => Err(Errno::ENOENT),
-        }
+        let shown = self.inside()?.ok_or(Errno::ENAMETOOLONG)?;
+        let gone = if self.is_unlinked() { shown.strip_suffix(DELETED) } else { None };
+        Ok(gone.unwrap_or(&shown).to_vec())
     }
 
     fn is_unlinked(&self) -> bool {
-        nix::sys::stat::fstat(&self.fd).is_ok_and(|stat| stat.st_nlink == 0)
+        // One of several names may be gone: the descriptor remembers by which it was found. A name may also end so by itself.
+        matches!(self.inside(), Ok(Some(path)) if path.ends_with(DELETED) && !self.is_at(&path))
     }
 
     fn lookup(self: Arc<Self>, name: &[u8], who: &Credentials) -> Result<NodeRef> {
@@ -216,7 +296,7 @@ impl Node for HostNode {
             FileType::Socket | FileType::Symlink => return Err(Errno::ENXIO),
         }
         identity::assume(who);
-        let kept = libc::O_ACCMODE | libc::O_TRUNC | libc::O_APPEND | libc::O_NOATIME | libc::O_DIRECTORY;
+        let kept = KEPT | libc::O_TRUNC | libc::O_NOATIME | libc::O_DIRECTORY;
         let flags = OFlag::from_bits_truncate(request.flags & kept) | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let fd = nix::fcntl::open(reopen_path(self.fd.as_fd()).as_str(), flags, Mode::empty())?;
         Ok(Arc::new(HostFile::new(fd, self.kind)))
@@ -231,7 +311,7 @@ impl Node for HostNode {
         who: &Credentials,
     ) -> Result<(NodeRef, Arc<dyn File>)> {
         identity::assume(who);
-        let kept = OFlag::from_bits_truncate(request.flags & (libc::O_ACCMODE | libc::O_APPEND));
+        let kept = OFlag::from_bits_truncate(request.flags & KEPT);
         let flags = kept | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = open_beneath(self.fd.as_fd(), &c_name(name)?, flags, mode & 0o7777)?;
         let path = nix::fcntl::open(reopen_path(fd.as_fd()).as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
@@ -246,7 +326,7 @@ impl Node for HostNode {
         who: &Credentials,
     ) -> Result<(NodeRef, Arc<dyn File>)> {
         identity::assume(who);
-        let kept = OFlag::from_bits_truncate(request.flags & (libc::O_ACCMODE | libc::O_APPEND | libc::O_EXCL));
+        let kept = OFlag::from_bits_truncate(request.flags & (KEPT | libc::O_EXCL));
         let fd = nix::fcntl::openat(&self.fd, ".", kept | OFlag::O_TMPFILE | OFlag::O_CLOEXEC, Mode::from_bits_truncate(mode & 0o7777))?;
         let path = nix::fcntl::open(reopen_path(fd.as_fd()).as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
         Ok((Arc::new(self.of(path)?), Arc::new(HostFile::new(fd, FileType::Regular))))
@@ -304,32 +384,7 @@ impl Node for HostNode {
 
     fn set_attributes(&self, change: &SetAttributes, who: &Credentials) -> Result<()> {
         identity::assume(who);
-        let path = reopen_path(self.fd.as_fd());
-        if change.uid.is_some() || change.gid.is_some() {
-            let (uid, gid) = (change.uid.map(Into::into), change.gid.map(Into::into));
-            nix::unistd::fchownat(&self.fd, "", uid, gid, AtFlags::AT_EMPTY_PATH)?;
-        }
-        if let Some(mode) = change.mode {
-            if self.kind == FileType::Symlink {
-                return Err(Errno::EOPNOTSUPP);
-            }
-            let mode = Mode::from_bits_truncate(mode & 0o7777);
-            nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, path.as_str(), mode, nix::sys::stat::FchmodatFlags::FollowSymlink)?;
-        }
-        if change.accessed.is_some() || change.modified.is_some() {
-            let time = |time: Option<SetTime>| match time {
-                None => libc::timespec { tv_sec: 0, tv_nsec: libc::UTIME_OMIT },
-                Some(SetTime::Now) => libc::timespec { tv_sec: 0, tv_nsec: libc::UTIME_NOW },
-                Some(SetTime::To(at)) => libc::timespec { tv_sec: at.seconds, tv_nsec: i64::from(at.nanoseconds) },
-            };
-            let times = [time(change.accessed), time(change.modified)];
-            // SAFETY: an empty NUL-terminated path and two times, all alive through the call (AT_EMPTY_PATH: Linux 5.8).
-            let done = unsafe { libc::utimensat(self.fd.as_raw_fd(), c"".as_ptr(), times.as_ptr(), libc::AT_EMPTY_PATH) };
-            if done < 0 {
-                return Err(Errno::last());
-            }
-        }
-        Ok(())
+        change_attributes(self.fd.as_fd(), self.kind, change)
     }
 
     fn truncate(&self, length: u64, who: &Credentials) -> Result<()> {
@@ -341,6 +396,19 @@ impl Node for HostNode {
         identity::assume(who);
         nix::unistd::truncate(reopen_path(self.fd.as_fd()).as_str(), i64::try_from(length).map_err(|_| Errno::EINVAL)?)?;
         Ok(())
+    }
+
+    fn sync_file_system(&self) -> Result<()> {
+        identity::assume_kernel();
+        // The tree's root is a directory or a regular file, unless a device or the like is bound: that has nothing to be written.
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        match kind_of(nix::sys::stat::fstat(&self.tree.root)?.st_mode) {
+            FileType::Regular | FileType::Directory => {}
+            _ => return Ok(()),
+        }
+        let root = nix::fcntl::open(reopen_path(self.tree.root.as_fd()).as_str(), flags, Mode::empty())?;
+        // SAFETY: no memory is passed. Needed: nix has no syncfs for a borrowed descriptor.
+        if unsafe { libc::syncfs(root.as_raw_fd()) } < 0 { Err(Errno::last()) } else { Ok(()) }
     }
 
     fn statistics(&self) -> Result<FileSystemStatistics> {
