@@ -204,6 +204,11 @@ fn inode(path: &[u8]) -> u64 {
 }
 
 impl SyntheticNode {
+    /// Why nothing can be made by this name: a name that is not there cannot even be looked up to be made (proc_lookup() in fs/proc/generic.c).
+    fn refusal(self: Arc<Self>, name: &[u8], who: &Credentials) -> Errno {
+        self.lookup(name, who).err().unwrap_or(Errno::EEXIST)
+    }
+
     fn below(&self, name: &[u8]) -> Vec<u8> {
         if self.path.is_empty() { name.to_vec() } else { [&self.path, &b"/"[..], name].concat() }
     }
@@ -283,44 +288,46 @@ impl Node for SyntheticNode {
         Ok(Arc::new(SyntheticFile { node: self, text: Mutex::new(None) }))
     }
 
+    fn create(self: Arc<Self>, name: &[u8], _: u32, _: &Location, _: OpenRequest, who: &Credentials) -> Result<(NodeRef, Arc<dyn File>)> {
+        Err(self.refusal(name, who))
+    }
+
+    fn make_directory(self: Arc<Self>, name: &[u8], _: u32, who: &Credentials) -> Result<NodeRef> {
+        Err(self.refusal(name, who))
+    }
+
+    fn make_symlink(self: Arc<Self>, name: &[u8], _: &[u8], who: &Credentials) -> Result<NodeRef> {
+        Err(self.refusal(name, who))
+    }
+
+    fn make_node(self: Arc<Self>, name: &[u8], _: u32, _: u64, who: &Credentials) -> Result<NodeRef> {
+        Err(self.refusal(name, who))
+    }
+
+    fn link(self: Arc<Self>, name: &[u8], _: &NodeRef, who: &Credentials) -> Result<()> {
+        Err(self.refusal(name, who))
+    }
+
+    fn unlink(self: Arc<Self>, name: &[u8], directory: bool, who: &Credentials) -> Result<()> {
+        match (self.lookup(name, who)?.file_type(), directory) {
+            (FileType::Directory, false) => Err(Errno::EISDIR),
+            (FileType::Directory, true) | (_, false) => Err(Errno::EPERM),
+            (_, true) => Err(Errno::ENOTDIR),
+        }
+    }
+
+    fn rename(self: Arc<Self>, name: &[u8], to: &NodeRef, new_name: &[u8], _: u32, who: &Credentials) -> Result<()> {
+        self.lookup(name, who)?;
+        to.clone().lookup(new_name, who)?;
+        Err(Errno::EPERM)
+    }
+
     /// Modes are what they are. Owners and times may be changed by those who may, and are what they were at the next look (`proc_setattr()`).
     fn set_attributes(&self, change: &SetAttributes, who: &Credentials) -> Result<()> {
         let owner = who.fsuid == self.named.owner.0 || who.capable(Capability::Fowner);
         let chown = (change.uid.is_some() || change.gid.is_some()) && !who.capable(Capability::Chown);
         let times = (change.accessed.is_some() || change.modified.is_some()) && !owner;
         if change.mode.is_some() || chown || times { Err(Errno::EPERM) } else { Ok(()) }
-    }
-
-    // A name that is not there cannot be made: looking for it is what fails first.
-
-    fn create(self: Arc<Self>, _: &[u8], _: u32, _: &Location, _: OpenRequest, _: &Credentials) -> Result<(NodeRef, Arc<dyn File>)> {
-        Err(Errno::ENOENT)
-    }
-
-    fn make_directory(self: Arc<Self>, _: &[u8], _: u32, _: &Credentials) -> Result<NodeRef> {
-        Err(Errno::ENOENT)
-    }
-
-    fn make_symlink(self: Arc<Self>, _: &[u8], _: &[u8], _: &Credentials) -> Result<NodeRef> {
-        Err(Errno::ENOENT)
-    }
-
-    fn make_node(self: Arc<Self>, _: &[u8], _: u32, _: u64, _: &Credentials) -> Result<NodeRef> {
-        Err(Errno::ENOENT)
-    }
-
-    fn link(self: Arc<Self>, _: &[u8], _: &NodeRef, _: &Credentials) -> Result<()> {
-        Err(Errno::ENOENT)
-    }
-
-    fn unlink(self: Arc<Self>, name: &[u8], _: bool, who: &Credentials) -> Result<()> {
-        self.lookup(name, who)?;
-        Err(Errno::EPERM)
-    }
-
-    fn rename(self: Arc<Self>, name: &[u8], _: &NodeRef, _: &[u8], _: u32, who: &Credentials) -> Result<()> {
-        self.lookup(name, who)?;
-        Err(Errno::ENOENT)
     }
 
     fn truncate(&self, _: u64, _: &Credentials) -> Result<()> {

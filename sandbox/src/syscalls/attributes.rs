@@ -142,6 +142,10 @@ fn statx(call: &Call) -> Result<Outcome> {
     /// `STATX_BASIC_STATS` and `STATX_BTIME`.
     const BASIC: u32 = 0x7ff;
     const BORN: u32 = 0x800;
+    /// `STATX_MNT_ID`.
+    const MOUNT: u32 = 0x1000;
+    /// `STATX_ATTR_MOUNT_ROOT`.
+    const MOUNT_ROOT: u64 = 0x2000;
     /// `STATX__RESERVED`.
     const RESERVED: u32 = 0x8000_0000;
     const SYNC: i32 = 0x6000;
@@ -150,10 +154,18 @@ fn statx(call: &Call) -> Result<Outcome> {
     if flags & !known != 0 || flags & SYNC == SYNC || call.uint(3) & RESERVED != 0 {
         return Err(Errno::EINVAL);
     }
-    let attributes = target(call, Some(0), 1, flags)?.attributes()?;
+    let target = target(call, Some(0), 1, flags)?;
+    let attributes = target.attributes()?;
     let mut bytes = [0u8; 256];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-    let mask = BASIC | if attributes.born.is_some() { BORN } else { 0 };
+    let mut mask = BASIC | if attributes.born.is_some() { BORN } else { 0 };
+    if let Target::Place(location) = &target {
+        mask |= MOUNT;
+        let root = if location.is_mount_root() { MOUNT_ROOT } else { 0 };
+        put(8, &root.to_ne_bytes());
+        put(56, &MOUNT_ROOT.to_ne_bytes());
+        put(144, &location.mount.id.to_ne_bytes());
+    }
     put(0, &mask.to_ne_bytes());
     put(4, &attributes.block_size.to_ne_bytes());
     put(16, &(attributes.links as u32).to_ne_bytes());
@@ -216,7 +228,9 @@ fn readlink(call: &Call, directory: Option<usize>, path: usize, into: usize, siz
     let path = call.path(path)?;
     let location = match directory {
         // An empty path: the link that an O_PATH | O_NOFOLLOW descriptor names.
-        Some(index) if path.is_empty() => call.any_file(index)?.location.clone().ok_or(Errno::ENOENT)?,
+        Some(index) if path.is_empty() && call.int(index) != libc::AT_FDCWD => {
+            call.any_file(index)?.location.clone().ok_or(Errno::ENOENT)?
+        }
         Some(index) => call.resolve_at(index, &path, WalkFlags::NO_FOLLOW)?,
         None => call.resolve(&path, WalkFlags::NO_FOLLOW)?,
     };
@@ -236,14 +250,11 @@ fn readlink(call: &Call, directory: Option<usize>, path: usize, into: usize, siz
 /// The text of a magic link, as the caller's root shows it.
 pub fn shown(call: &Call, place: &Location) -> Vec<u8> {
     let text = place.shown_path(&call.context().root);
-    text.unwrap_or_else(|| {
-        let mut text = b"/".to_vec();
-        text.extend_from_slice(&place.path);
-        if place.node.is_unlinked() {
-            text.extend_from_slice(b" (deleted)");
-        }
-        text
-    })
+    let mut text = text.unwrap_or_else(|| [b"/", place.path.as_ref()].concat());
+    if place.node.is_unlinked() {
+        text.extend_from_slice(b" (deleted)");
+    }
+    text
 }
 
 fn chmod(call: &Call, directory: Option<usize>, path: usize, mode: u32, flags: i32) -> Result<Outcome> {
@@ -269,7 +280,7 @@ fn fchmod(call: &Call) -> Result<Outcome> {
 
 fn owners(call: &Call, [uid, gid]: [usize; 2]) -> SetAttributes {
     let id = |index: usize| Some(call.uint(index)).filter(|id| *id != u32::MAX);
-    SetAttributes { uid: id(uid), gid: id(gid), ..Default::default() }
+    SetAttributes { uid: id(uid), gid: id(gid), chown: true, ..Default::default() }
 }
 
 fn chown(call: &Call, directory: Option<usize>, path: usize, ids: [usize; 2], flags: i32) -> Result<Outcome> {
@@ -285,38 +296,33 @@ fn fchown(call: &Call) -> Result<Outcome> {
     Ok(().into())
 }
 
-fn set_times(call: &Call, target: &Target, times: Option<[SetTime; 2]>, omit: [bool; 2]) -> Result<Outcome> {
-    let [accessed, modified] = times.unwrap_or([SetTime::Now; 2]);
-    let change = SetAttributes { accessed: (!omit[0]).then_some(accessed), modified: (!omit[1]).then_some(modified), ..Default::default() };
-    if !(omit[0] && omit[1]) {
-        target.change(call, &change)?;
-    }
+fn set_times(call: &Call, target: &Target, [accessed, modified]: [Option<SetTime>; 2]) -> Result<Outcome> {
+    target.change(call, &SetAttributes { accessed, modified, ..Default::default() })?;
     Ok(().into())
 }
 
 fn utimensat(call: &Call) -> Result<Outcome> {
     let flags = call.int(3);
+    let mut times = [Some(SetTime::Now); 2];
+    if let Some(address) = call.address(2).optional() {
+        let raw: [[i64; 2]; 2] = call.memory().read_value(address)?;
+        // Nothing to do, and nothing looked at.
+        if raw.iter().all(|[_, nanoseconds]| *nanoseconds == libc::UTIME_OMIT) {
+            return Ok(().into());
+        }
+        for (time, [seconds, nanoseconds]) in times.iter_mut().zip(raw) {
+            *time = match nanoseconds {
+                libc::UTIME_NOW => Some(SetTime::Now),
+                libc::UTIME_OMIT => None,
+                0..1_000_000_000 => Some(SetTime::To(Timestamp { seconds, nanoseconds: nanoseconds as u32 })),
+                _ => return Err(Errno::EINVAL),
+            };
+        }
+    }
     if flags & !(libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH) != 0 {
         return Err(Errno::EINVAL);
     }
-    let mut omit = [false; 2];
-    let times = match call.address(2).optional() {
-        None => None,
-        Some(address) => {
-            let raw: [[i64; 2]; 2] = call.memory().read_value(address)?;
-            let mut times = [SetTime::Now; 2];
-            for (index, [seconds, nanoseconds]) in raw.into_iter().enumerate() {
-                match nanoseconds {
-                    libc::UTIME_NOW => {}
-                    libc::UTIME_OMIT => omit[index] = true,
-                    0..1_000_000_000 => times[index] = SetTime::To(Timestamp { seconds, nanoseconds: nanoseconds as u32 }),
-                    _ => return Err(Errno::EINVAL),
-                }
-            }
-            Some(times)
-        }
-    };
-    let target = if call.address(1).is_null() {
+    let target = if call.address(1).is_null() && call.int(0) != libc::AT_FDCWD {
         // futimens(3)
         if flags != 0 {
             return Err(Errno::EINVAL);
@@ -325,46 +331,47 @@ fn utimensat(call: &Call) -> Result<Outcome> {
     } else {
         target(call, Some(0), 1, flags)?
     };
-    set_times(call, &target, times, omit)
+    set_times(call, &target, times)
 }
 
 fn utimes(call: &Call, directory: Option<usize>, path: usize, times: usize) -> Result<Outcome> {
-    let times = match call.address(times).optional() {
-        None => None,
-        Some(address) => {
-            let raw: [[i64; 2]; 2] = call.memory().read_value(address)?;
-            let mut times = [SetTime::Now; 2];
-            for (index, [seconds, microseconds]) in raw.into_iter().enumerate() {
-                if !(0..1_000_000).contains(&microseconds) {
-                    return Err(Errno::EINVAL);
-                }
-                times[index] = SetTime::To(Timestamp { seconds, nanoseconds: microseconds as u32 * 1000 });
+    let mut set = [Some(SetTime::Now); 2];
+    if let Some(address) = call.address(times).optional() {
+        let raw: [[i64; 2]; 2] = call.memory().read_value(address)?;
+        for (time, [seconds, microseconds]) in set.iter_mut().zip(raw) {
+            if !(0..1_000_000).contains(&microseconds) {
+                return Err(Errno::EINVAL);
             }
-            Some(times)
+            *time = Some(SetTime::To(Timestamp { seconds, nanoseconds: microseconds as u32 * 1000 }));
         }
-    };
-    let target = if directory.is_some() && call.address(path).is_null() { opened(call)? } else { target(call, directory, path, 0)? };
-    set_times(call, &target, times, [false; 2])
+    }
+    let by_descriptor = directory.is_some_and(|index| call.address(path).is_null() && call.int(index) != libc::AT_FDCWD);
+    let target = if by_descriptor { opened(call)? } else { target(call, directory, path, 0)? };
+    set_times(call, &target, set)
 }
 
 fn utime(call: &Call) -> Result<Outcome> {
     let times = match call.address(1).optional() {
-        None => None,
+        None => [Some(SetTime::Now); 2],
         Some(address) => {
             let raw: [i64; 2] = call.memory().read_value(address)?;
-            Some(raw.map(|seconds| SetTime::To(Timestamp { seconds, nanoseconds: 0 })))
+            raw.map(|seconds| Some(SetTime::To(Timestamp { seconds, nanoseconds: 0 })))
         }
     };
-    set_times(call, &target(call, None, 0, 0)?, times, [false; 2])
+    set_times(call, &target(call, None, 0, 0)?, times)
 }
 
 fn length(call: &Call) -> Result<u64> {
-    let length = u64::try_from(call.long(1)).map_err(|_| Errno::EINVAL)?;
-    if length > call.process.limits.read().file_size() {
-        let _ = crate::kernel::signal::send_to_thread(call.process.pid, call.thread.tid, libc::SIGXFSZ);
-        return Err(Errno::EFBIG);
+    u64::try_from(call.long(1)).map_err(|_| Errno::EINVAL)
+}
+
+/// `RLIMIT_FSIZE`: no file grows past it (setrlimit(2)).
+fn check_size(call: &Call, length: u64) -> Result<()> {
+    if length <= call.process.limits.read().file_size() {
+        return Ok(());
     }
-    Ok(length)
+    let _ = crate::kernel::signal::send_to_thread(call.process.pid, call.thread.tid, libc::SIGXFSZ);
+    Err(Errno::EFBIG)
 }
 
 fn truncate(call: &Call) -> Result<Outcome> {
@@ -375,9 +382,10 @@ fn truncate(call: &Call) -> Result<Outcome> {
         FileType::Regular => {}
         _ => return Err(Errno::EINVAL),
     }
-    writable_mount(&location)?;
     let who = call.credentials();
     location.node.access(Permission::WRITE, &who)?;
+    writable_mount(&location)?;
+    check_size(call, length)?;
     location.node.truncate(length, &who)?;
     Ok(().into())
 }
@@ -387,6 +395,9 @@ fn ftruncate(call: &Call) -> Result<Outcome> {
     let file = call.file(0)?;
     if !file.writes() {
         return Err(Errno::EINVAL);
+    }
+    if file.file.seekable() {
+        check_size(call, length)?;
     }
     file.file.truncate(length)?;
     Ok(().into())
@@ -409,11 +420,10 @@ fn fstatfs(call: &Call) -> Result<Outcome> {
 fn put_statistics(call: &Call, statistics: &FileSystemStatistics, location: Option<&Location>) -> Result<Outcome> {
     /// `ST_VALID`: the flags mean something.
     const VALID: u64 = 0x20;
-    /// `ST_RELATIME`: the one flag whose bit is not mount(2)'s.
-    const RELATIVE: u64 = 0x1000;
-    let mount = location.map_or(MountFlags::empty(), |location| *location.mount.flags.read());
-    let relative = if mount.contains(MountFlags::RELATIVE_ACCESS_TIME) { RELATIVE } else { 0 };
-    let flags = (mount - MountFlags::RELATIVE_ACCESS_TIME).bits() | relative | VALID;
+    // The bits of mount(2), but for one.
+    let flags = location.map_or(MountFlags::empty(), |location| *location.mount.flags.read());
+    let relative = if flags.contains(MountFlags::RELATIVE_ACCESS_TIME) { libc::ST_RELATIME } else { 0 };
+    let flags = flags.difference(MountFlags::RELATIVE_ACCESS_TIME).bits() | relative | VALID;
     let words: [u64; 15] = [
         statistics.kind as u64,
         statistics.block_size as u64,

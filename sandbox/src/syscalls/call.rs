@@ -92,6 +92,12 @@ impl Call {
         self.thread.descriptors.read().get(self.descriptor(index)?)
     }
 
+    /// `EMFILE` where the caller may have no more descriptors: a call that makes something for one asks first.
+    pub fn has_room(&self) -> Result<()> {
+        let limit = self.process.limits.read().descriptors();
+        self.thread.descriptors.read().has_room(limit)
+    }
+
     /// Gives the caller a descriptor for `file`: the lowest free number.
     pub fn install(&self, file: Arc<OpenFile>, close_on_exec: bool) -> Result<Descriptor> {
         let limit = self.process.limits.read().descriptors();
@@ -115,8 +121,12 @@ impl Call {
         walk::resolve(&Walk { root: &context.root, start: &context.cwd, who: &who, flags }, path)
     }
 
-    /// Where a path relative to a directory descriptor argument starts: `AT_FDCWD`, or an open directory. An absolute path needs none.
+    /// Where a path relative to a directory descriptor argument starts: `AT_FDCWD`, or an open directory. An absolute path needs none, and an
+    /// empty one is `ENOENT` whatever the descriptor is.
     pub fn start(&self, index: usize, path: &[u8]) -> Result<Location> {
+        if path.is_empty() {
+            return Err(Errno::ENOENT);
+        }
         if path.starts_with(b"/") || self.int(index) == libc::AT_FDCWD {
             return Ok(self.context().cwd);
         }

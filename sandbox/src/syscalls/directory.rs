@@ -6,6 +6,7 @@ use crate::errno::{Errno, Result};
 use crate::kernel::credentials::Capability;
 use crate::vfs::mount::Location;
 use crate::vfs::node::{FileType, Permission};
+use crate::vfs::rights;
 use crate::vfs::walk::{LastName, WalkFlags};
 
 use Argument::{Descriptor, Directory, Hex, Number, Octal, Path, Pointer};
@@ -57,6 +58,18 @@ fn last_name(call: &Call, directory: Option<usize>, path: &[u8]) -> Result<LastN
     }
 }
 
+/// Whether a name is there already.
+fn exists(call: &Call, last: &LastName) -> Result<bool> {
+    if mounted(last) {
+        return Ok(true);
+    }
+    match last.directory.node.clone().lookup(&last.name, &call.credentials()) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// The place for something new: `EEXIST` for `/`, `.` and `..`; for a name that is there the file system says so itself.
 fn place_for_new(call: &Call, directory: Option<usize>, path: usize, is_directory: bool) -> Result<LastName> {
     let path = call.path(path)?;
@@ -65,12 +78,10 @@ fn place_for_new(call: &Call, directory: Option<usize>, path: usize, is_director
         return Err(Errno::EEXIST);
     }
     if last.slash && !is_directory {
-        let there = last.directory.node.clone().lookup(&last.name, &call.credentials()).is_ok();
-        return Err(if there { Errno::EEXIST } else { Errno::ENOENT });
+        return Err(if exists(call, &last)? { Errno::EEXIST } else { Errno::ENOENT });
     }
     if last.directory.mount.has(crate::vfs::mount::MountFlags::READ_ONLY) {
-        let there = last.directory.node.clone().lookup(&last.name, &call.credentials()).is_ok();
-        return Err(if there { Errno::EEXIST } else { Errno::EROFS });
+        return Err(if exists(call, &last)? { Errno::EEXIST } else { Errno::EROFS });
     }
     if mounted(&last) {
         return Err(Errno::EEXIST);
@@ -80,12 +91,16 @@ fn place_for_new(call: &Call, directory: Option<usize>, path: usize, is_director
 
 /// Whether something is mounted at the name.
 fn mounted(last: &LastName) -> bool {
+    mount_at(last).is_some()
+}
+
+fn mount_at(last: &LastName) -> Option<std::sync::Arc<crate::vfs::mount::Mount>> {
     let mut path = last.directory.path.to_vec();
     if !path.is_empty() {
         path.push(b'/');
     }
     path.extend_from_slice(&last.name);
-    last.directory.mount.mounted_at(&path).is_some()
+    last.directory.mount.mounted_at(&path)
 }
 
 fn mkdir(call: &Call, directory: Option<usize>, path: usize, mode: u32) -> Result<Outcome> {
@@ -119,17 +134,19 @@ fn unlink(call: &Call, directory: Option<usize>, path: usize, is_directory: bool
     }
     // In this order: `mnt_want_write()` is what do_rmdir() begins with.
     writable_mount(&last.directory)?;
-    if mounted(&last) {
-        return Err(Errno::EBUSY);
+    if let Some(mount) = mount_at(&last) {
+        let directory = mount.root.file_type() == FileType::Directory;
+        return Err(if directory && !is_directory { Errno::EISDIR } else { Errno::EBUSY });
     }
     last.directory.node.clone().unlink(&last.name, is_directory, &who)?;
     Ok(().into())
 }
 
+const NO_REPLACE: u32 = 1;
+const EXCHANGE: u32 = 2;
+const WHITEOUT: u32 = 4;
+
 fn rename(call: &Call, directories: [Option<usize>; 2], paths: [usize; 2], flags: u32) -> Result<Outcome> {
-    const NO_REPLACE: u32 = 1;
-    const EXCHANGE: u32 = 2;
-    const WHITEOUT: u32 = 4;
     if flags & !(NO_REPLACE | EXCHANGE | WHITEOUT) != 0 || (flags & EXCHANGE != 0 && flags & (NO_REPLACE | WHITEOUT) != 0) {
         return Err(Errno::EINVAL);
     }
@@ -147,18 +164,45 @@ fn rename(call: &Call, directories: [Option<usize>; 2], paths: [usize; 2], flags
         return Err(if flags & NO_REPLACE != 0 { Errno::EEXIST } else { Errno::EBUSY });
     }
     writable_mount(&old.directory)?;
-    if mounted(&old) || mounted(&new) {
-        return Err(Errno::EBUSY);
-    }
     let who = call.credentials();
-    if old.slash || new.slash {
-        let node = old.directory.node.clone().lookup(&old.name, &who)?;
-        if node.file_type() != FileType::Directory {
-            return Err(Errno::ENOTDIR);
-        }
+    if old.slash || new.slash || mounted(&old) || mounted(&new) {
+        may_rename(call, &old, &new, flags)?;
     }
     old.directory.node.clone().rename(&old.name, &new.directory.node, &new.name, flags, &who)?;
     Ok(().into())
+}
+
+/// What is decided before the file system is asked, where slashes follow a name or something is mounted at one (do_renameat2() in fs/namei.c).
+fn may_rename(call: &Call, old: &LastName, new: &LastName, flags: u32) -> Result<()> {
+    let is_directory = |last: &LastName| -> Result<Option<bool>> {
+        if let Some(mount) = mount_at(last) {
+            return Ok(Some(mount.root.file_type() == FileType::Directory));
+        }
+        match last.directory.node.clone().lookup(&last.name, &call.credentials()) {
+            Ok(node) => Ok(Some(node.file_type() == FileType::Directory)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    let moved = is_directory(old)?.ok_or(Errno::ENOENT)?;
+    let replaced = is_directory(new)?;
+    match replaced {
+        Some(_) if flags & NO_REPLACE != 0 => return Err(Errno::EEXIST),
+        None if flags & EXCHANGE != 0 => return Err(Errno::ENOENT),
+        Some(false) if flags & EXCHANGE != 0 && new.slash => return Err(Errno::ENOTDIR),
+        _ => {}
+    }
+    if !moved && (old.slash || (new.slash && flags & EXCHANGE == 0)) {
+        return Err(Errno::ENOTDIR);
+    }
+    if !mounted(old) && !mounted(new) {
+        return Ok(());
+    }
+    match (moved, replaced) {
+        (true, Some(false)) if flags & EXCHANGE == 0 => Err(Errno::ENOTDIR),
+        (false, Some(true)) if flags & EXCHANGE == 0 => Err(Errno::EISDIR),
+        _ => Err(Errno::EBUSY),
+    }
 }
 
 fn link(call: &Call, directories: [Option<usize>; 2], paths: [usize; 2], flags: i32) -> Result<Outcome> {
@@ -169,6 +213,7 @@ fn link(call: &Call, directories: [Option<usize>; 2], paths: [usize; 2], flags: 
     let empty = flags & libc::AT_EMPTY_PATH != 0;
     let old_path = if empty { path_or_empty(call, call.address(paths[0]))? } else { call.path(paths[0])? };
     let old: Location = match directories[0] {
+        Some(index) if empty && old_path.is_empty() && call.int(index) == libc::AT_FDCWD => call.context().cwd,
         Some(index) if empty && old_path.is_empty() => {
             let file = call.any_file(index)?;
             if !std::sync::Arc::ptr_eq(&file.opener, &call.credentials()) {
@@ -183,10 +228,14 @@ fn link(call: &Call, directories: [Option<usize>; 2], paths: [usize; 2], flags: 
     if !std::sync::Arc::ptr_eq(&old.mount, &last.directory.mount) {
         return Err(Errno::EXDEV);
     }
+    let who = call.credentials();
+    if let Err(error) = rights::may_link(&old.node, &who) {
+        return Err(if exists(call, &last)? { Errno::EEXIST } else { error });
+    }
     if old.node.file_type() == FileType::Directory {
         return Err(Errno::EPERM);
     }
-    last.directory.node.clone().link(&last.name, &old.node, &call.credentials())?;
+    last.directory.node.clone().link(&last.name, &old.node, &who)?;
     Ok(().into())
 }
 
@@ -257,10 +306,8 @@ fn getcwd(call: &Call) -> Result<Outcome> {
     if context.cwd.node.is_unlinked() {
         return Err(Errno::ENOENT);
     }
-    let mut path = match context.cwd.shown_path(&context.root) {
-        Some(path) => path,
-        None => [b"(unreachable)/", context.cwd.path.as_ref()].concat(),
-    };
+    let shown = context.cwd.shown_path(&context.root);
+    let mut path = shown.unwrap_or_else(|| [b"(unreachable)/", context.cwd.path.as_ref()].concat());
     path.push(0);
     if path.len() as u64 > call.raw(1) {
         return Err(Errno::ERANGE);

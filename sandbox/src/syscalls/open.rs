@@ -12,6 +12,7 @@ use crate::vfs::file::{OpenFile, PathOnly};
 use crate::vfs::mount::{Location, MountFlags};
 use crate::vfs::node::{FileType, LinkTarget, OpenRequest, Permission};
 use crate::vfs::object::ObjectNode;
+use crate::vfs::rights;
 use crate::vfs::walk::{self, LastName, Walk, WalkFlags};
 
 use Argument::{Directory, Hex, Number, Octal, Path, Pointer};
@@ -47,18 +48,20 @@ const KNOWN: i32 = libc::O_ACCMODE
     | libc::O_CLOEXEC
     | libc::O_PATH
     | TEMPORARY;
-/// `O_LARGEFILE` as the kernel has it on x86-64.
+/// `O_LARGEFILE` as the kernel has it on x86-64; the C library has 0.
 const LARGE_FILE: i32 = 0o100_000;
-/// `O_LARGEFILE`, which the C library has as 0 on x86-64.
-const LARGE: i32 = 0o100_000;
 /// `__O_TMPFILE`: `O_TMPFILE` without the `O_DIRECTORY` that it contains.
 const TEMPORARY: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
 /// What is left of the flags with `O_PATH`.
 const WITH_PATH: i32 = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
 
+/// How often a file may be made and removed by others while it is opened with `O_CREAT`, each time at the wrong moment.
+const TRIES: usize = 1000;
+
 /// A checked request.
 struct Request {
-    start: Location,
+    /// Which argument the path starts from; `None` for the working directory.
+    directory: Option<usize>,
     path: Vec<u8>,
     flags: i32,
     mode: u32,
@@ -66,20 +69,27 @@ struct Request {
 }
 
 fn open(call: &Call, directory: Option<usize>, path: usize, flags: i32, mode: u32) -> Result<Outcome> {
-    let path = call.path(path)?;
-    let start = match directory {
-        Some(index) => call.start(index, &path)?,
-        None => call.context().cwd,
-    };
     let mut flags = flags & KNOWN;
     if flags & libc::O_PATH != 0 {
         flags &= WITH_PATH;
     }
-    finish(call, Request { start, path, flags, mode: mode & 0o7777, resolve: WalkFlags::empty() })
+    check(flags)?;
+    let path = call.path(path)?;
+    finish(call, Request { directory, path, flags, mode: mode & 0o7777, resolve: WalkFlags::empty() })
+}
+
+/// Combinations that mean nothing (build_open_flags() in fs/open.c).
+fn check(flags: i32) -> Result<()> {
+    let makes_directory = flags & (libc::O_CREAT | libc::O_DIRECTORY) == libc::O_CREAT | libc::O_DIRECTORY;
+    let temporary = flags & TEMPORARY != 0;
+    let read_only = !(OpenRequest { flags }).permission().contains(Permission::WRITE);
+    if makes_directory || (temporary && (flags & libc::O_DIRECTORY == 0 || read_only)) { Err(Errno::EINVAL) } else { Ok(()) }
 }
 
 fn openat2(call: &Call) -> Result<Outcome> {
     const SIZE: u64 = 24;
+    /// `RESOLVE_CACHED`.
+    const CACHED: u64 = 32;
     const RESOLVE: [(u64, WalkFlags); 5] = [
         (1, WalkFlags::NO_CROSSING),
         (2, WalkFlags::NO_MAGIC_LINKS),
@@ -101,7 +111,6 @@ fn openat2(call: &Call) -> Result<Outcome> {
         return Err(Errno::E2BIG);
     }
     let creates = flags & (libc::O_CREAT | TEMPORARY) as u64 != 0;
-    // RESOLVE_CACHED (32) is only a wish to fail early.
     if flags & !(KNOWN as u64) != 0
         || (mode != 0 && !creates)
         || mode & !0o7777 != 0
@@ -111,24 +120,31 @@ fn openat2(call: &Call) -> Result<Outcome> {
     {
         return Err(Errno::EINVAL);
     }
-    let restrictions = RESOLVE.iter().filter(|(bit, _)| resolve & bit != 0).fold(WalkFlags::empty(), |all, (_, flag)| all | *flag);
-    let path = call.path(1)?;
-    // With RESOLVE_IN_ROOT the descriptor is the root of absolute paths too.
-    let start = if restrictions.contains(WalkFlags::IN_ROOT) { call.start(0, b".")? } else { call.start(0, &path)? };
-    finish(call, Request { start, path, flags: flags as i32, mode: mode as u32, resolve: restrictions })
+    let flags = flags as i32;
+    check(flags)?;
+    // What only a cache may answer: nothing is waited for here but the host's own caches, and what changes something is never in one.
+    if resolve & CACHED != 0 && (creates || flags & libc::O_TRUNC != 0) {
+        return Err(Errno::EAGAIN);
+    }
+    let resolve = RESOLVE.iter().filter(|(bit, _)| resolve & bit != 0).fold(WalkFlags::empty(), |all, (_, flag)| all | *flag);
+    finish(call, Request { directory: Some(0), path: call.path(1)?, flags, mode: mode as u32, resolve })
 }
 
 fn finish(call: &Call, request: Request) -> Result<Outcome> {
     let close_on_exec = request.flags & libc::O_CLOEXEC != 0;
+    if request.path.is_empty() {
+        return Err(Errno::ENOENT);
+    }
+    call.has_room()?;
     let (location, file) = match locate(call, &request)? {
         Located::Open(location, file) => (location, file),
         Located::Fifo(location, key) => {
-            let request = OpenRequest { flags: request.flags };
+            let request = OpenRequest { flags: request.flags | LARGE_FILE };
             return crate::fs::pipe::open_for(call, location, key, request);
         }
     };
     // A 64-bit program's files are all large (`force_o_largefile()`): F_GETFL and fdinfo show it. What only names a file has no such flag.
-    let large = if request.flags & libc::O_PATH == 0 { LARGE } else { 0 };
+    let large = if request.flags & libc::O_PATH == 0 { LARGE_FILE } else { 0 };
     let file = OpenFile::new(file, Some(location), request.flags | large, call.credentials());
     file.file.opened(&file, call, request.flags);
     Ok(Outcome::Value(i64::from(call.install(file, close_on_exec)?.0)))
@@ -149,17 +165,20 @@ fn locate(call: &Call, request: &Request) -> Result<Located> {
     if flags & libc::O_NOFOLLOW != 0 {
         how |= WalkFlags::NO_FOLLOW;
     }
-    if flags & libc::O_DIRECTORY != 0 && flags & libc::O_CREAT == 0 {
+    if flags & libc::O_DIRECTORY != 0 {
         how |= WalkFlags::DIRECTORY;
     }
-    let walk = Walk { root: &root, start: &request.start, who: &who, flags: how };
+    let start = match request.directory {
+        // With RESOLVE_IN_ROOT the descriptor is the root of absolute paths too.
+        Some(index) if how.contains(WalkFlags::IN_ROOT) => call.start(index, b".")?,
+        Some(index) => call.start(index, &request.path)?,
+        None => call.context().cwd,
+    };
+    let walk = Walk { root: &root, start: &start, who: &who, flags: how };
     if flags & libc::O_PATH != 0 {
         return Ok(Located::Open(walk::resolve(&walk, &request.path)?, Arc::new(PathOnly)));
     }
     if flags & TEMPORARY != 0 {
-        if flags & libc::O_DIRECTORY == 0 || !(OpenRequest { flags }).writes() {
-            return Err(Errno::EINVAL);
-        }
         let directory = walk::resolve(&walk, &request.path)?;
         writable_mount(&directory)?;
         let mode = request.mode & !call.context().umask;
@@ -182,6 +201,8 @@ pub fn writable_mount(location: &Location) -> Result<()> {
 fn existing(call: &Call, location: Location, flags: i32, creating: bool) -> Result<Located> {
     let request = OpenRequest { flags };
     let who = call.credentials();
+    let wanted = request.permission();
+    let changes = wanted.contains(Permission::WRITE);
     if location.node.as_any().is::<ObjectNode>() {
         // /proc/self/fd/N of a pipe: that very pipe.
         let file = location.node.clone().open(&location, request, &who)?;
@@ -189,18 +210,18 @@ fn existing(call: &Call, location: Location, flags: i32, creating: bool) -> Resu
     }
     match location.node.file_type() {
         FileType::Symlink => return Err(Errno::ELOOP),
-        FileType::Directory if request.writes() || creating || flags & libc::O_TRUNC != 0 => return Err(Errno::EISDIR),
+        FileType::Directory if changes || creating => return Err(Errno::EISDIR),
         FileType::Socket => return Err(Errno::ENXIO),
         FileType::Fifo => {
-            let wanted = permission(request);
             location.node.access(wanted, &who)?;
             let key = location.node.key();
             return Ok(Located::Fifo(location, key));
         }
-        FileType::Regular | FileType::Directory if request.writes() || flags & libc::O_TRUNC != 0 => writable_mount(&location)?,
+        FileType::Regular | FileType::Directory if changes => writable_mount(&location)?,
         _ => {}
     }
     if flags & libc::O_NOATIME != 0 {
+        location.node.access(wanted, &who)?;
         let owner = location.node.attributes()?.uid;
         if owner != who.fsuid && !who.capable(crate::kernel::credentials::Capability::Fowner) {
             return Err(Errno::EPERM);
@@ -210,59 +231,53 @@ fn existing(call: &Call, location: Location, flags: i32, creating: bool) -> Resu
     Ok(Located::Open(location, file))
 }
 
-/// The permissions that an access mode needs.
-fn permission(request: OpenRequest) -> Permission {
-    let mut wanted = Permission::empty();
-    if request.reads() {
-        wanted |= Permission::READ;
-    }
-    if request.writes() {
-        wanted |= Permission::WRITE;
-    }
-    wanted
-}
-
 /// `O_CREAT`: opens the file, or makes it. Another process may do either meanwhile, so both are tried again.
 fn create(call: &Call, request: &Request, walk: &Walk<'_>) -> Result<Located> {
     let flags = request.flags;
     let exclusive = flags & libc::O_EXCL != 0;
     let mut path = request.path.clone();
-    let mut start = request.start.clone();
-    for _ in 0..40 {
-        let walk = Walk { start: &start, ..*walk };
-        let LastName { directory, name, slash } = walk::resolve_parent(&walk, &path)?;
-        if slash || name.is_empty() || name == b"." || name == b".." {
+    let mut start = walk.start.clone();
+    let mut links = 0;
+    for _ in 0..TRIES {
+        let LastName { directory, name, slash } = walk::resolve_parent_from(walk, &start, &path, &mut links)?;
+        if name.is_empty() || name == b"." || name == b".." {
+            return Err(if exclusive { Errno::EEXIST } else { Errno::EISDIR });
+        }
+        if slash {
             return Err(Errno::EISDIR);
         }
-        let last = Walk { start: &directory, flags: walk.flags | WalkFlags::NO_FOLLOW, ..walk };
+        let last = Walk { start: &directory, flags: walk.flags | WalkFlags::NO_FOLLOW, ..*walk };
         match walk::resolve(&last, &name) {
             Ok(_) if exclusive => return Err(Errno::EEXIST),
             Ok(found) if found.node.file_type() == FileType::Symlink => {
-                if walk.flags.intersects(WalkFlags::NO_FOLLOW | WalkFlags::NO_SYMLINKS) {
+                links += 1;
+                if walk.flags.intersects(WalkFlags::NO_FOLLOW | WalkFlags::NO_SYMLINKS) || links > walk::LINKS {
                     return Err(Errno::ELOOP);
                 }
+                rights::may_follow(&directory.node, &found.node, walk.who)?;
+                let restricted = walk.flags.intersects(WalkFlags::BENEATH | WalkFlags::IN_ROOT | WalkFlags::NO_CROSSING);
                 match found.node.read_link(walk.who)? {
                     LinkTarget::Path(target) => {
                         path = target;
                         start = directory;
                     }
+                    LinkTarget::Place(_) | LinkTarget::Object(_) if walk.flags.contains(WalkFlags::NO_MAGIC_LINKS) => {
+                        return Err(Errno::ELOOP);
+                    }
+                    LinkTarget::Place(_) | LinkTarget::Object(_) if restricted => return Err(Errno::EXDEV),
                     LinkTarget::Place(location) => return existing(call, location, flags, true),
                     LinkTarget::Object(file) => return existing(call, crate::vfs::object::location(file), flags, true),
                 }
             }
             Ok(found) => {
-                if flags & libc::O_DIRECTORY != 0 && found.node.file_type() != FileType::Directory {
-                    return Err(Errno::ENOTDIR);
-                }
+                rights::may_reuse(&directory.node, &found.node, walk.who)?;
                 return existing(call, found, flags, true);
             }
             Err(Errno::ENOENT) => {
-                if flags & libc::O_DIRECTORY != 0 {
-                    return Err(Errno::EINVAL);
-                }
                 writable_mount(&directory)?;
                 let mode = request.mode & !call.context().umask;
                 match directory.node.clone().create(&name, mode, &directory, OpenRequest { flags }, walk.who) {
+                    // Somebody else has made it meanwhile.
                     Err(Errno::EEXIST) if !exclusive => {}
                     created => {
                         let (node, file) = created?;
@@ -279,7 +294,7 @@ fn create(call: &Call, request: &Request, walk: &Walk<'_>) -> Result<Located> {
             Err(error) => return Err(error),
         }
     }
-    Err(Errno::ELOOP)
+    Err(Errno::EAGAIN)
 }
 
 /// Nothing at this address: an empty path, for `AT_EMPTY_PATH`.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::mount::{Location, Mount};
 use super::node::{FileType, LinkTarget};
-use super::object;
+use super::{object, rights};
 use crate::errno::{Errno, Result};
 use crate::kernel::credentials::Credentials;
 
@@ -38,7 +38,7 @@ bitflags::bitflags! {
 }
 
 /// Symbolic links in one walk at most (`MAXSYMLINKS`).
-const LINKS: usize = 40;
+pub const LINKS: usize = 40;
 /// The longest name (`NAME_MAX`).
 const NAME: usize = 255;
 
@@ -87,6 +87,12 @@ pub fn resolve(walk: &Walk<'_>, path: &[u8]) -> Result<Location> {
 
 /// Finds the directory that holds the last name of `path`, with every link before it followed.
 pub fn resolve_parent(walk: &Walk<'_>, path: &[u8]) -> Result<LastName> {
+    resolve_parent_from(walk, walk.start, path, &mut 0)
+}
+
+/// The same for the target of a link that stands in the directory `here`: the restrictions are those of the whole walk. `links` counts
+/// those that were followed.
+pub fn resolve_parent_from(walk: &Walk<'_>, here: &Location, path: &[u8], links: &mut usize) -> Result<LastName> {
     if path.is_empty() {
         return Err(Errno::ENOENT);
     }
@@ -94,14 +100,19 @@ pub fn resolve_parent(walk: &Walk<'_>, path: &[u8]) -> Result<LastName> {
     let end = path.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
     let start = path[..end].iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1);
     let name = path[start..end].to_vec();
-    if name.len() > NAME {
-        return Err(Errno::ENAMETOOLONG);
-    }
     let before = if start == 0 && end > 0 && path[0] != b'/' { &b"."[..] } else { &path[..start.max(1)] };
     let mut walker = Walker::new(walk, before)?;
+    if !path.starts_with(b"/") {
+        walker.here = here.clone();
+    }
+    walker.links = *links;
     walker.run(true)?;
+    *links = walker.links;
     if walker.here.node.file_type() != FileType::Directory {
         return Err(Errno::ENOTDIR);
+    }
+    if name.len() > NAME {
+        return Err(Errno::ENAMETOOLONG);
     }
     Ok(LastName { directory: walker.here, name, slash })
 }
@@ -200,6 +211,8 @@ impl<'a> Walker<'a> {
         for name in &self.names {
             if name.len() > NAME {
                 if batch == 0 {
+                    drop(children);
+                    self.must_be_directory()?;
                     return Err(Errno::ENAMETOOLONG);
                 }
                 break;
@@ -261,46 +274,56 @@ impl<'a> Walker<'a> {
         if self.links > LINKS || self.walk.flags.contains(WalkFlags::NO_SYMLINKS) {
             return Err(Errno::ELOOP);
         }
-        let confined = self.walk.flags.intersects(WalkFlags::BENEATH | WalkFlags::IN_ROOT);
-        let target = link.read_link(self.walk.who)?;
-        let magic = !matches!(target, LinkTarget::Path(_));
-        if magic && self.walk.flags.contains(WalkFlags::NO_MAGIC_LINKS) {
+        let names: Vec<Vec<u8>> = self.names.drain(..taken).collect();
+        if taken > 1 {
+            let before: Vec<&[u8]> = names[..taken - 1].iter().map(Vec::as_slice).collect();
+            let walked = self.here.node.clone().lookup_path(&before, self.walk.who)?;
+            if walked.names != before.len() || walked.node.file_type() != FileType::Directory {
+                // Somebody changed the path meanwhile.
+                return Err(Errno::ENOENT);
+            }
+            let path = before.iter().fold(self.here.path.to_vec(), |path, name| join(&path, name));
+            self.here = Location { mount: self.here.mount.clone(), node: walked.node, path: path.into() };
+        }
+        rights::may_follow(&self.here.node, &link, self.walk.who)?;
+        match link.read_link(self.walk.who)? {
+            LinkTarget::Path(target) => self.go_on_with(&target),
+            LinkTarget::Place(location) => self.jump(location),
+            LinkTarget::Object(file) => self.jump(object::location(file)),
+        }
+    }
+
+    /// A link's target stands before the names that are left.
+    fn go_on_with(&mut self, target: &[u8]) -> Result<()> {
+        if target.is_empty() {
+            return Err(Errno::ENOENT);
+        }
+        if target.starts_with(b"/") {
+            let crosses = self.walk.flags.contains(WalkFlags::NO_CROSSING) && !Arc::ptr_eq(&self.here.mount, &self.root.mount);
+            if crosses || self.walk.flags.contains(WalkFlags::BENEATH) {
+                return Err(Errno::EXDEV);
+            }
+            self.here = self.root.clone();
+        }
+        if target.ends_with(b"/") {
+            self.names.push_front(b".".to_vec());
+        }
+        for name in split(target).rev() {
+            self.names.push_front(name);
+        }
+        Ok(())
+    }
+
+    /// A magic link leads straight to its file.
+    fn jump(&mut self, to: Location) -> Result<()> {
+        if self.walk.flags.contains(WalkFlags::NO_MAGIC_LINKS) {
             return Err(Errno::ELOOP);
         }
-        if magic && confined {
+        let crosses = self.walk.flags.contains(WalkFlags::NO_CROSSING) && !Arc::ptr_eq(&self.here.mount, &to.mount);
+        if crosses || self.walk.flags.intersects(WalkFlags::BENEATH | WalkFlags::IN_ROOT) {
             return Err(Errno::EXDEV);
         }
-        let names: Vec<Vec<u8>> = self.names.drain(..taken).collect();
-        match target {
-            LinkTarget::Place(location) => self.here = location,
-            LinkTarget::Object(file) => self.here = object::location(file),
-            LinkTarget::Path(target) => {
-                if target.is_empty() {
-                    return Err(Errno::ENOENT);
-                }
-                if target.starts_with(b"/") {
-                    if self.walk.flags.contains(WalkFlags::BENEATH) {
-                        return Err(Errno::EXDEV);
-                    }
-                    self.here = self.root.clone();
-                } else if taken > 1 {
-                    let before: Vec<&[u8]> = names[..taken - 1].iter().map(Vec::as_slice).collect();
-                    let walked = self.here.node.clone().lookup_path(&before, self.walk.who)?;
-                    if walked.names != before.len() || walked.node.file_type() != FileType::Directory {
-                        // Somebody changed the path meanwhile.
-                        return Err(Errno::ENOENT);
-                    }
-                    let path = before.iter().fold(self.here.path.to_vec(), |path, name| join(&path, name));
-                    self.here = Location { mount: self.here.mount.clone(), node: walked.node, path: path.into() };
-                }
-                if target.ends_with(b"/") {
-                    self.names.push_front(b".".to_vec());
-                }
-                for name in split(&target).rev() {
-                    self.names.push_front(name);
-                }
-            }
-        }
+        self.here = to;
         Ok(())
     }
 }
@@ -350,7 +373,7 @@ impl Mount {
 }
 
 impl Location {
-    /// Its path as a process with this root directory sees it; `None` where it is outside, or unlinked.
+    /// Its path as a process with this root directory sees it: of a file whose name is gone, the last one. `None` where it is outside.
     pub fn shown_path(&self, root: &Location) -> Option<Vec<u8>> {
         let mut here = self.clone();
         let mut names: Vec<u8> = Vec::new();
@@ -358,7 +381,12 @@ impl Location {
             let own = here.node.path().ok()?;
             let top = if Arc::ptr_eq(&here.mount, &root.mount) { root.node.path().ok()? } else { here.mount.root.path().ok()? };
             let own = own.strip_prefix(top.as_slice())?;
-            let own = own.strip_prefix(b"/").unwrap_or(own);
+            let own = match own.strip_prefix(b"/") {
+                Some(own) => own,
+                // "/rootx" is not below "/root".
+                None if own.is_empty() || top.is_empty() => own,
+                None => return None,
+            };
             names = if names.is_empty() { own.to_vec() } else { join(own, &names) };
             if Arc::ptr_eq(&here.mount, &root.mount) {
                 let mut path = b"/".to_vec();
