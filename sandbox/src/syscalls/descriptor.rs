@@ -1,12 +1,15 @@
 //! Descriptors: close(2), dup(2), fcntl(2), ioctl(2), pipe(2), flock(2), close_range(2).
 
+use std::os::fd::AsFd;
+
 use super::{Argument, Call, Entry, Outcome};
 use crate::errno::{Errno, Result};
 use crate::fs::pipe::{self, PipeEnd};
 use crate::kernel::credentials::Capability;
 use crate::kernel::fork;
+use crate::platform::dispatch::dispatcher;
 use crate::platform::memory::Address;
-use crate::vfs::descriptor::Descriptor as Number_;
+use crate::vfs::descriptor::{Descriptor as Number_, Taken};
 use crate::vfs::file::{OpenFile, SignalOwner};
 use crate::vfs::locks;
 
@@ -27,16 +30,26 @@ pub const TABLE: &[Entry] = &[
 ];
 
 fn close(call: &Call) -> Result<Outcome> {
-    let file = call.descriptors().remove(call.descriptor(0)?)?;
-    closed(call, &file);
-    file.file.flush()?;
+    let taken = call.descriptors().remove(call.descriptor(0)?)?;
+    closed(call, taken)?;
     Ok(().into())
 }
 
-/// What a close releases beside the descriptor: the process's record locks on that file.
-fn closed(call: &Call, file: &OpenFile) {
-    if let Some(location) = &file.location {
-        locks::release(location.node.key(), locks::Owner::of_table(&call.descriptors()));
+/// What a close releases beside the descriptor: the process's record locks on that file, and what was donated at its number. Gives what the object
+/// has to say about it.
+fn closed(call: &Call, taken: Taken) -> Result<()> {
+    locks::release_closed(&taken.file, locks::Owner::of_table(&call.descriptors()));
+    if taken.donated {
+        take_back(call, taken.number);
+    }
+    taken.file.file.flush()
+}
+
+/// Lets go of a file that is open natively at a number: an empty one takes its place. The workload itself does not close it, because another
+/// of its threads may have something new donated there by then.
+fn take_back(call: &Call, number: Number_) {
+    if let Ok(empty) = crate::kernel::exec::planted_file() {
+        let _ = dispatcher().listener().donate(call.id, empty.as_fd(), number.0, true);
     }
 }
 
@@ -60,8 +73,8 @@ fn close_range(call: &Call) -> Result<Outcome> {
             }
         }
     } else {
-        for file in table.remove_range(first, last) {
-            closed(call, &file);
+        for taken in table.remove_range(first, last) {
+            let _ = closed(call, taken);
         }
     }
     Ok(().into())
@@ -94,12 +107,13 @@ fn duplicate_to(call: &Call, close_on_exec: bool) -> Result<Outcome> {
     let limit = call.process.limits.read().descriptors();
     let before = call.descriptors().replace(to, file, close_on_exec, limit)?;
     if let Some(before) = before {
-        closed(call, &before);
+        let _ = closed(call, before);
     }
     Ok(Outcome::Value(i64::from(to.0)))
 }
 
 fn fcntl(call: &Call) -> Result<Outcome> {
+    const GET_LEASE: i32 = 1025;
     const GET_OWNER_EX: i32 = 16;
     const SET_OWNER_EX: i32 = 15;
     const SET_SIGNAL: i32 = 10;
@@ -124,8 +138,7 @@ fn fcntl(call: &Call) -> Result<Outcome> {
             call.descriptors().set_close_on_exec(number, argument & libc::FD_CLOEXEC as u64 != 0)?;
             Ok(().into())
         }
-        // O_LARGEFILE is always on, as on every 64-bit Linux.
-        libc::F_GETFL => Ok(Outcome::Value(i64::from(file.flags() | if file.is_path() { 0 } else { 0o100_000 }))),
+        libc::F_GETFL => Ok(Outcome::Value(i64::from(file.flags()))),
         libc::F_SETFL => {
             file.set_flags(argument as i32)?;
             Ok(().into())
@@ -166,6 +179,8 @@ fn fcntl(call: &Call) -> Result<Outcome> {
         libc::F_GETLK | libc::F_SETLK | libc::F_SETLKW | libc::F_OFD_GETLK | libc::F_OFD_SETLK | libc::F_OFD_SETLKW => {
             locks::fcntl(call, &file, command, Address(argument))
         }
+        // Nobody has one: leases (F_SETLEASE) are not given here.
+        GET_LEASE => Ok(Outcome::Value(libc::F_UNLCK as i64)),
         libc::F_ADD_SEALS | libc::F_GET_SEALS => crate::fs::memfd::seals(&file, command, argument as u32).map(Outcome::Value),
         _ => Err(Errno::EINVAL),
     }
@@ -209,9 +224,10 @@ fn ioctl(call: &Call) -> Result<Outcome> {
         libc::FIONBIO => toggle(libc::O_NONBLOCK),
         libc::FIOASYNC => toggle(libc::O_ASYNC),
         _ => match file.file.ioctl(&file, call, command, argument) {
-            Err(Errno::ENOTTY) if u64::from(command) == libc::FIONREAD && file.file.seekable() => {
-                let left = file.attributes()?.size.saturating_sub(*file.offset.lock());
-                call.memory().write_value(Address(argument), &i32::try_from(left).unwrap_or(i32::MAX))?;
+            Err(Errno::ENOTTY) if u64::from(command) == libc::FIONREAD && super::io::is_regular(&file) => {
+                // What is left, cut to an int, negative past the end (do_vfs_ioctl() in fs/ioctl.c).
+                let left = file.attributes()?.size as i64 - *file.offset.lock() as i64;
+                call.memory().write_value(Address(argument), &(left as i32))?;
                 Ok(().into())
             }
             result => result.map(Outcome::Value),

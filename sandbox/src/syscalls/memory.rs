@@ -76,18 +76,21 @@ fn mmap(call: &Call) -> Result<Outcome> {
         }
     };
     dispatcher().listener().donate(call.id, source, number, true)?;
+    call.descriptors().set_donated(call.descriptor(4)?);
     Ok(Outcome::Continue)
 }
 
 fn memfd_create(call: &Call) -> Result<Outcome> {
+    let flags = call.uint(1);
+    let executable = libc::MFD_NOEXEC_SEAL | libc::MFD_EXEC;
+    if flags & !(libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | executable) != 0 || flags & executable == executable {
+        return Err(Errno::EINVAL);
+    }
     let name = call
         .memory()
         .read_string(call.address(0), 250)
         .map_err(|error| if error == Errno::ENAMETOOLONG { Errno::EINVAL } else { error })?;
-    let flags = call.uint(1);
-    if flags & !(libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | libc::MFD_NOEXEC_SEAL | libc::MFD_EXEC) != 0 {
-        return Err(Errno::EINVAL);
-    }
+    call.has_room()?;
     let file = crate::fs::memfd::create(&name, flags, call.credentials())?;
     Ok(Outcome::Value(i64::from(call.install(file, flags & libc::MFD_CLOEXEC != 0)?.0)))
 }

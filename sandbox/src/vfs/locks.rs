@@ -40,6 +40,9 @@ impl Owner {
     }
 }
 
+/// Past the last byte that a file may have: where ranges "to the end" end.
+const END: u64 = 1 << 63;
+
 /// One held range, `start..end`.
 #[derive(Clone, Copy, Debug)]
 struct Held {
@@ -70,6 +73,17 @@ fn table() -> &'static Mutex<Table> {
 
 /// Where nothing holds a lock, close(2) need not look: the common case.
 static ANY: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// Releases the record locks that a process has on a file of which it has closed a descriptor, any of them (fcntl(2)). One that only named the file
+/// (`O_PATH`) is none of it.
+pub fn release_closed(file: &OpenFile, owner: Owner) {
+    if ANY.load(std::sync::atomic::Ordering::Relaxed)
+        && !file.is_path()
+        && let Ok(key) = file.key()
+    {
+        release(key, owner);
+    }
+}
 
 /// Releases everything that an owner holds on a file.
 pub fn release(key: NodeKey, owner: Owner) {
@@ -117,6 +131,21 @@ impl Locks {
         })
     }
 
+    /// Adds a range of which nothing is held: it becomes one with the owner's like ranges beside it. Kept in the order of their starts.
+    fn add(&mut self, mut wanted: Held) {
+        self.held.retain(|held| {
+            let joins =
+                held.owner == wanted.owner && held.exclusive == wanted.exclusive && held.start <= wanted.end && wanted.start <= held.end;
+            if joins {
+                wanted.start = wanted.start.min(held.start);
+                wanted.end = wanted.end.max(held.end);
+            }
+            !joins
+        });
+        let at = self.held.partition_point(|held| held.start <= wanted.start);
+        self.held.insert(at, wanted);
+    }
+
     /// Cuts the owner's ranges out of `start..end`.
     fn cut(&mut self, owner: Owner, start: u64, end: u64) {
         let mut kept = Vec::with_capacity(self.held.len() + 1);
@@ -142,11 +171,18 @@ fn take(key: NodeKey, wanted: Held) -> Result<(), (WaitQueue, Owner)> {
     let mut table = table().lock();
     let locks = table.files.entry(key).or_default();
     if let Some(held) = locks.conflict(&wanted) {
-        return Err((locks.queue.clone(), held.owner));
+        let in_the_way = (locks.queue.clone(), held.owner);
+        // Converting a flock is not atomic: what was held is given up first, whatever comes then (flock(2)).
+        if matches!(wanted.owner, Owner::Whole(_)) && locks.held.iter().any(|held| held.owner == wanted.owner) {
+            locks.cut(wanted.owner, 0, END);
+            drop(table);
+            in_the_way.0.wake(Ready::all());
+        }
+        return Err(in_the_way);
     }
     let converted = locks.held.iter().any(|held| held.owner == wanted.owner);
     locks.cut(wanted.owner, wanted.start, wanted.end);
-    locks.held.push(wanted);
+    locks.add(wanted);
     let queue = converted.then(|| locks.queue.clone());
     drop(table);
     if let Some(queue) = queue {
@@ -212,16 +248,15 @@ fn acquire(key: NodeKey, wanted: Held, wait: bool, keep: Arc<OpenFile>) -> Resul
 
 /// flock(2).
 pub fn flock(call: &Call, file: Arc<OpenFile>, operation: i32) -> Result<Outcome> {
-    let Some(location) = &file.location else { return Err(Errno::EBADF) };
-    let key = location.node.key();
+    let key = file.key()?;
     let owner = Owner::Whole(Arc::as_ptr(&file) as usize);
-    let held = |exclusive| Held { owner, exclusive, start: 0, end: u64::MAX, pid: call.process.inner };
+    let held = |exclusive| Held { owner, exclusive, start: 0, end: END, pid: call.process.inner };
     let wait = operation & libc::LOCK_NB == 0;
     match operation & !libc::LOCK_NB {
         libc::LOCK_SH => acquire(key, held(false), wait, file.clone()),
         libc::LOCK_EX => acquire(key, held(true), wait, file.clone()),
         libc::LOCK_UN => {
-            unlock(key, owner, 0, u64::MAX);
+            unlock(key, owner, 0, END);
             Ok(().into())
         }
         _ => Err(Errno::EINVAL),
@@ -247,21 +282,21 @@ fn read_request(call: &Call, file: &OpenFile, at: Address) -> Result<Request> {
         _ => return Err(Errno::EINVAL),
     };
     let (offset, length) = (long(8), long(16));
-    let mut start = base.checked_add(offset).ok_or(Errno::EOVERFLOW)?;
-    let end = match length {
-        0 => i64::MAX,
-        1.. => start.checked_add(length).ok_or(Errno::EOVERFLOW)?,
-        _ => {
-            let end = start;
-            start = start.checked_add(length).ok_or(Errno::EINVAL)?;
-            end
-        }
-    };
+    // Ends are the last byte, as in flock64_to_posix_lock() of fs/locks.c, then one more.
+    let start = base.checked_add(offset).ok_or(Errno::EOVERFLOW)?;
     if start < 0 {
         return Err(Errno::EINVAL);
     }
-    let end = if length == 0 { u64::MAX } else { end as u64 };
-    Ok(Request { kind: half(0), start: start as u64, end, pid: i32::from_ne_bytes(bytes[24..28].try_into().unwrap_or_default()) })
+    let (start, last) = match length {
+        0 => (start, i64::MAX),
+        1.. => (start, start.checked_add(length - 1).ok_or(Errno::EOVERFLOW)?),
+        _ => {
+            let before = start.checked_add(length).filter(|before| *before >= 0).ok_or(Errno::EINVAL)?;
+            (before, start - 1)
+        }
+    };
+    let pid = i32::from_ne_bytes(bytes[24..28].try_into().unwrap_or_default());
+    Ok(Request { kind: half(0), start: start as u64, end: last as u64 + 1, pid })
 }
 
 /// The locking commands of fcntl(2).
@@ -271,8 +306,7 @@ pub fn fcntl(call: &Call, file: &Arc<OpenFile>, command: i32, at: Address) -> Re
     if of_description && request.pid != 0 {
         return Err(Errno::EINVAL);
     }
-    let Some(location) = &file.location else { return Err(Errno::EBADF) };
-    let key = location.node.key();
+    let key = file.key()?;
     let owner = if of_description { Owner::Description(Arc::as_ptr(file) as usize) } else { Owner::of_table(&call.descriptors()) };
     let pid = if of_description { -1 } else { call.process.inner };
     let wanted = |exclusive| Held { owner, exclusive, start: request.start, end: request.end, pid };
@@ -308,7 +342,7 @@ fn answer(call: &Call, at: Address, found: Option<Held>) -> Result<Outcome> {
         Some(held) => {
             let mut bytes = [0u8; 32];
             let kind = if held.exclusive { libc::F_WRLCK } else { libc::F_RDLCK } as i16;
-            let length = if held.end == u64::MAX { 0 } else { held.end - held.start };
+            let length = if held.end == END { 0 } else { held.end - held.start };
             bytes[..2].copy_from_slice(&kind.to_ne_bytes());
             bytes[8..16].copy_from_slice(&held.start.to_ne_bytes());
             bytes[16..24].copy_from_slice(&length.to_ne_bytes());
