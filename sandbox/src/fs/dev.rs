@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use crate::errno::{Errno, Result};
 use crate::platform::buffer;
+use crate::platform::memory::Address;
+use crate::syscalls::Call;
 use crate::vfs::file::{File, Mapping, OpenFile, Position, Sink, Source};
 use crate::vfs::node::FileType;
 
@@ -108,6 +110,20 @@ impl File for Device {
 
     fn seek(&self, _: &OpenFile, _: u64, _: i64, _: i32) -> Result<u64> {
         Ok(0)
+    }
+
+    fn ioctl(&self, _: &OpenFile, call: &Call, command: u32, argument: u64) -> Result<i64> {
+        /// `RNDGETENTCNT` (random(4)): a generator that is ready has 256 bits since Linux 5.18.
+        const ENTROPY: u32 = 0x8004_5200;
+        if *self != Device::Random || command != ENTROPY {
+            return Err(Errno::ENOTTY);
+        }
+        call.memory().write_value(Address(argument), &256i32)?;
+        Ok(0)
+    }
+
+    fn splices(&self) -> (bool, bool) {
+        (matches!(self, Device::Zero | Device::Random), *self != Device::Full)
     }
 
     fn map(&self, _: &OpenFile, _: i32, _: i32) -> Result<Mapping<'_>> {

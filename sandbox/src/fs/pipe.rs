@@ -17,7 +17,7 @@ use crate::syscalls::{Call, Outcome};
 use crate::vfs::anonymous;
 use crate::vfs::file::{File, OpenFile, Position, Sink, Source};
 use crate::vfs::mount::Location;
-use crate::vfs::node::{Attributes, NodeKey, OpenRequest};
+use crate::vfs::node::{Attributes, FileSystemStatistics, NodeKey, OpenRequest};
 
 /// The default capacity, bytes.
 pub const CAPACITY: usize = 65536;
@@ -239,6 +239,11 @@ impl File for PipeEnd {
 
     fn attributes(&self) -> Result<Attributes> {
         Ok(anonymous::attributes(self.pipe.inode, libc::S_IFIFO | 0o600, 4096))
+    }
+
+    fn statistics(&self) -> Result<FileSystemStatistics> {
+        // PIPEFS_MAGIC
+        Ok(FileSystemStatistics { kind: 0x5049_5045, block_size: 4096, name_length: 255, ..Default::default() })
     }
 
     fn description(&self) -> String {

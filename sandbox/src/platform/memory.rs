@@ -186,12 +186,11 @@ impl Memory {
         Ok(Segments { memory: *self, list, at: 0, within: 0, remaining: total })
     }
 
-    /// One buffer as a vector, with the same limits.
+    /// One buffer as a vector, with the same limits. A length that would lead out of a user's memory is a fault before it is cut.
     pub fn segment(&self, base: Address, length: u64) -> Result<Segments> {
-        let length = usize::try_from(length).unwrap_or(usize::MAX).min(MAX_TRANSFER);
-        if length > 0 {
-            Self::check_range(base, length)?;
-        }
+        let length = usize::try_from(length).map_err(|_| Errno::EFAULT)?;
+        Self::check_range(base, length)?;
+        let length = length.min(MAX_TRANSFER);
         let list = if length > 0 { vec![(base, length)] } else { Vec::new() };
         Ok(Segments { memory: *self, list, at: 0, within: 0, remaining: length })
     }

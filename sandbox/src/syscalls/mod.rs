@@ -10,6 +10,7 @@ use crate::kernel::park::Parked;
 
 mod attributes;
 mod call;
+mod copy;
 mod descriptor;
 mod directory;
 mod event;
@@ -121,6 +122,7 @@ pub const NUMBERS: usize = 512;
 /// Every family's table.
 const FAMILIES: &[&[Entry]] = &[
     attributes::TABLE,
+    copy::TABLE,
     descriptor::TABLE,
     directory::TABLE,
     event::TABLE,
