@@ -63,11 +63,11 @@ __attribute__((constructor)) static void check_setup(void) {
     setvbuf(stdout, 0, _IONBF, 0);
 }
 
-// Runs the statement in a child and prints how that ended.
-#define CHILD(statement) \
+// Runs statements in a child and prints how that ended.
+#define CHILD(...) \
     do { \
         pid_t check_child = fork(); \
-        if (check_child == 0) { statement; _exit(0); } \
+        if (check_child == 0) { __VA_ARGS__; _exit(0); } \
         int check_status = 0; \
         while (waitpid(check_child, &check_status, 0) < 0 && errno == EINTR) {} \
         if (WIFSIGNALED(check_status)) printf("child: signal %d\n", WTERMSIG(check_status)); \

@@ -50,9 +50,13 @@ fn calls_answer_as_linux_does() {
         assert!(compiled.expect("gcc").success(), "{}", source.display());
         let mount = serde_json::json!({ "destination": "/conformance", "type": "bind", "source": programs, "options": ["rbind", "ro"] });
         let path = format!("/conformance/{name}");
-        let run = |runtime| {
+        let run = |runtime: Runtime| {
+            // A directory of the host's, for programs about files; a fresh one for each run.
+            let volume = lab.path().join(format!("volume-{name}-{runtime:?}"));
+            std::fs::create_dir_all(&volume).expect("a directory");
+            let volume = serde_json::json!({ "destination": "/volume", "type": "bind", "source": volume, "options": ["rbind"] });
             lab.run_with(runtime, &format!("conform-{name}"), &[&path], |configuration| {
-                configuration["mounts"].as_array_mut().expect("mounts").push(mount.clone());
+                configuration["mounts"].as_array_mut().expect("mounts").extend([mount.clone(), volume]);
             })
         };
         let expected = run(Runtime::Runc);

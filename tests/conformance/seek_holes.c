@@ -1,0 +1,196 @@
+// lseek(2) with holes, fallocate(2), truncate(2): sizes, and where the bytes are.
+#include "places.h"
+
+// Which place this is.
+static int place;
+
+static void show_bytes(int fd, long from, int length) {
+    unsigned char bytes[64];
+    ssize_t got = pread(fd, bytes, length, from);
+    printf("at %ld:", from);
+    for (int i = 0; i < got; i++) printf(" %02x", bytes[i]);
+    printf("\n");
+}
+
+static void suite(void) {
+    int fd;
+    struct stat s;
+    SECTION("whence");
+    make_file("file", "0123456789");
+    KEEP(fd, open("file", O_RDWR));
+    T(lseek(fd, 4, SEEK_SET));
+    T(lseek(fd, 3, SEEK_CUR));
+    T(lseek(fd, -8, SEEK_CUR));
+    T(lseek(fd, 0, SEEK_CUR));
+    T(lseek(fd, -1, SEEK_END));
+    T(lseek(fd, 5, SEEK_END));
+    T(lseek(fd, -11, SEEK_END));
+    T(lseek(fd, -1, SEEK_SET));
+    T(lseek(fd, 0, 77));
+    T(lseek(fd, 0, -1));
+    T(lseek(fd, LONG_MAX, SEEK_CUR));
+    T(lseek(fd, LONG_MAX, SEEK_END));
+    T(lseek(fd, LONG_MIN, SEEK_CUR));
+    T(lseek(fd, 0, SEEK_DATA));
+    T(lseek(fd, 5, SEEK_DATA));
+    T(lseek(fd, 9, SEEK_DATA));
+    T(lseek(fd, 10, SEEK_DATA));
+    T(lseek(fd, 11, SEEK_DATA));
+    T(lseek(fd, -1, SEEK_DATA));
+    T(lseek(fd, 0, SEEK_HOLE));
+    T(lseek(fd, 9, SEEK_HOLE));
+    T(lseek(fd, 10, SEEK_HOLE));
+    T(lseek(fd, -1, SEEK_HOLE));
+    T(lseek(fd, 0, SEEK_CUR));
+    T(lseek(-1, 0, SEEK_SET));
+    T(ftruncate(fd, 0));
+    T(lseek(fd, 0, SEEK_DATA));
+    T(lseek(fd, 0, SEEK_HOLE));
+    close(fd);
+    int dir = open(".", O_RDONLY);
+    T(lseek(dir, 0, SEEK_SET));
+    T(lseek(dir, -1, SEEK_SET));
+    T(lseek(dir, 0, 77));
+    close(dir);
+    SECTION("holes");
+    KEEP(fd, open("sparse", O_CREAT | O_RDWR, 0644));
+    T(ftruncate(fd, 1 << 20));
+    T(fstat(fd, &s));
+    T(s.st_size);
+    T(s.st_blocks);
+    T(lseek(fd, 0, SEEK_DATA));
+    T(lseek(fd, 0, SEEK_HOLE));
+    T(pwrite(fd, "data", 4, 512 << 10));
+    T(fsync(fd));
+    T(lseek(fd, 0, SEEK_DATA));
+    T(lseek(fd, 0, SEEK_HOLE));
+    T(lseek(fd, 512 << 10, SEEK_DATA));
+    T(lseek(fd, 512 << 10, SEEK_HOLE));
+    T(lseek(fd, (512 << 10) + 3, SEEK_HOLE));
+    T(lseek(fd, (512 << 10) + 4096, SEEK_DATA));
+    T(lseek(fd, (512 << 10) + 4096, SEEK_HOLE));
+    T(fstat(fd, &s));
+    IS(s.st_blocks > 0 && s.st_blocks < 100);
+    show_bytes(fd, (512 << 10) - 2, 8);
+    T(pwrite(fd, "end", 3, (1 << 20) - 3));
+    T(lseek(fd, (512 << 10) + 4096, SEEK_DATA));
+    T(lseek(fd, (1 << 20) - 1, SEEK_HOLE));
+    close(fd);
+    // A small file with a hole, too.
+    KEEP(fd, open("small", O_CREAT | O_RDWR, 0644));
+    T(pwrite(fd, "x", 1, 9000));
+    T(fsync(fd));
+    T(lseek(fd, 0, SEEK_DATA));
+    T(lseek(fd, 0, SEEK_HOLE));
+    T(lseek(fd, 8192, SEEK_HOLE));
+    show_bytes(fd, 8998, 3);
+    close(fd);
+    SECTION("truncate");
+    KEEP(fd, open("cut", O_CREAT | O_RDWR, 0644));
+    T(write(fd, "abcdefgh", 8));
+    T(ftruncate(fd, 3));
+    T(lseek(fd, 0, SEEK_CUR));
+    T(ftruncate(fd, 8));
+    show_bytes(fd, 0, 8);
+    T(write(fd, "z", 1));
+    T(fstat(fd, &s));
+    T(s.st_size);
+    T(ftruncate(fd, -1));
+    T(truncate("cut", -1));
+    T(truncate("none", -1));
+    T(truncate("none", 0));
+    T(truncate("cut", 5));
+    show_bytes(fd, 0, 8);
+    T(ftruncate(fd, 100000));
+    show_bytes(fd, 4, 4);
+    T(ftruncate(fd, 2));
+    T(ftruncate(fd, 100000));
+    show_bytes(fd, 0, 5);
+    T(ftruncate(-1, 0));
+    T(truncate((char *)8, 0));
+    // How large a file may be is the file system's to say.
+    if (place == 1) T(ftruncate(fd, LONG_MAX));
+    T(truncate("/dev/null", 0));
+    T(ftruncate(0, 0));
+    T(mkfifo("fifo", 0644));
+    T(truncate("fifo", 0));
+    T(truncate("/proc/self/status", 0));
+    T(truncate("/conformance/seek_holes", 0));
+    close(fd);
+    KEEP(fd, open("cut", O_RDONLY));
+    T(ftruncate(fd, 0));
+    close(fd);
+    make_file("root", "x");
+    AS_USER({ T(truncate("root", 0)); });
+    SECTION("fallocate");
+    KEEP(fd, open("allocated", O_CREAT | O_RDWR, 0644));
+    T(fallocate(fd, 0, 0, 8192));
+    T(fstat(fd, &s));
+    T(s.st_size);
+    T(s.st_blocks);
+    T(fallocate(fd, 0, 4096, 100));
+    T(fallocate(fd, 0, 10000, 5000));
+    T(fstat(fd, &s));
+    T(s.st_size);
+    T(fallocate(fd, FALLOC_FL_KEEP_SIZE, 15000, 50000));
+    T(fstat(fd, &s));
+    T(s.st_size);
+    IS(s.st_blocks >= 100);
+    T(fallocate(fd, 0, 0, 0));
+    T(fallocate(fd, 0, -1, 1));
+    T(fallocate(fd, 0, 0, -1));
+    T(fallocate(fd, 0, LONG_MAX, 1));
+    T(fallocate(fd, 0, LONG_MAX - 5, 100));
+    T(fallocate(fd, FALLOC_FL_PUNCH_HOLE, 0, 4096));
+    T(fallocate(fd, 0x100, 0, 4096));
+    T(fallocate(fd, ~0, 0, 4096));
+    for (int i = 0; i < 16384; i += 4) pwrite(fd, "full", 4, i);
+    T(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4096, 4096));
+    show_bytes(fd, 4094, 4);
+    show_bytes(fd, 8190, 4);
+    T(fstat(fd, &s));
+    T(s.st_size);
+    T(lseek(fd, 4096, SEEK_DATA));
+    T(lseek(fd, 0, SEEK_HOLE));
+    T(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 10, 5));
+    show_bytes(fd, 8, 10);
+    T(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 16000, 1000000));
+    T(fstat(fd, &s));
+    T(s.st_size);
+    show_bytes(fd, 15998, 4);
+    T(ftruncate(fd, 0));
+    T(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 100));
+    // What else there is depends on the file system below: in memory it is not there.
+    if (place == 1) {
+        T(fallocate(fd, FALLOC_FL_ZERO_RANGE, 0, 4096));
+        T(fallocate(fd, FALLOC_FL_COLLAPSE_RANGE, 0, 4096));
+        T(fallocate(fd, FALLOC_FL_INSERT_RANGE, 0, 4096));
+        T(fallocate(fd, FALLOC_FL_UNSHARE_RANGE, 0, 4096));
+    }
+    T(fallocate(fd, FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_KEEP_SIZE, 0, 4096));
+    T(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, 0, 4096));
+    close(fd);
+    KEEP(fd, open("allocated", O_RDONLY));
+    T(fallocate(fd, 0, 0, 1));
+    T(fallocate(fd, 0, 0, 0));
+    close(fd);
+    KEEP(fd, open("allocated", O_WRONLY | O_APPEND));
+    T(fallocate(fd, 0, 0, 100));
+    T(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 10));
+    close(fd);
+    KEEP(fd, open(".", O_RDONLY));
+    T(fallocate(fd, 0, 0, 1));
+    close(fd);
+    int p[2];
+    T(pipe(p));
+    T(fallocate(p[1], 0, 0, 1));
+    T(fallocate(-1, 0, 0, 1));
+    KEEP(fd, open("/dev/null", O_WRONLY));
+    T(fallocate(fd, 0, 0, 1));
+    place++;
+}
+
+int main(void) {
+    on_each_place("seek_holes", suite);
+    return 0;
+}
