@@ -122,8 +122,10 @@ fn build(request: &CreateRequest, spec: &Spec) -> Result<Arc<Container>, Refusal
     };
     let mut counts = Vec::new();
     counts.resize_with(crate::syscalls::NUMBERS, CallCount::default);
+    let joined = kernel().containers.read().get(&request.pid_namespace_of).map(|other| other.pid_namespace.clone());
     Ok(Arc::new(Container {
         id: id.clone(),
+        pid_namespace: joined.unwrap_or_default(),
         mounts: namespace,
         names: RwLock::new(names),
         init: RwLock::new(None),

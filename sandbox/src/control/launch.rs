@@ -15,9 +15,10 @@ use super::create::exec_root_name;
 use super::{environment, streams};
 use crate::errno::Errno;
 use crate::fs::host_stream;
+use crate::kernel::adopt;
 use crate::kernel::container::Container;
 use crate::kernel::credentials::{Capabilities, Credentials};
-use crate::kernel::fork::{self, Snapshot};
+use crate::kernel::fork::Snapshot;
 use crate::kernel::limits::{Limit, Limits};
 use crate::kernel::task::{FileSystemContext, FileSystemState, Process};
 use crate::platform::dispatch::dispatcher;
@@ -240,7 +241,6 @@ fn make(
     let console = stdio.terminal.then(|| descriptors.get(crate::vfs::descriptor::Descriptor(0)).ok()).flatten();
     let snapshot = Snapshot {
         flags: 0,
-        parent: crate::kernel::task::Pid(1),
         container: container.clone(),
         credentials,
         context,
@@ -252,7 +252,7 @@ fn make(
         login: Default::default(),
     };
     let adopted = Status::read(pid)
-        .and_then(|status| fork::new_process(pid, &status, snapshot))
+        .and_then(|status| adopt::new_process(pid, &status, snapshot))
         .and_then(|thread| thread.process().ok_or(Errno::ESRCH));
     let process = adopted.map_err(|error| {
         let _ = process::kill(pid.0, libc::SIGKILL);

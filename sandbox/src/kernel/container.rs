@@ -7,10 +7,16 @@ use super::task::Process;
 use crate::sync::{Mutex, RwLock};
 use crate::vfs::mount::MountNamespace;
 
+/// A PID namespace: numbers that containers share who have the same one.
+#[derive(Default)]
+pub struct PidNamespace;
+
 /// One container.
 pub struct Container {
     /// OCI's id.
     pub id: String,
+    /// Whose numbers its processes have: its own, or those of the container whose PID namespace it joined.
+    pub pid_namespace: Arc<PidNamespace>,
     /// What its processes see as file systems.
     pub mounts: Arc<MountNamespace>,
     /// UTS namespace: host and domain name.
@@ -35,6 +41,13 @@ pub struct Container {
     pub sysctls: RwLock<std::collections::BTreeMap<String, String>>,
     /// `linux.maskedPaths` and `readonlyPaths` have been turned into mounts; this is `process.noNewPrivileges` and the like.
     pub root_read_only: bool,
+}
+
+impl Container {
+    /// Whether its processes have numbers for those of another: its own, and those it shares a PID namespace with.
+    pub fn sees(&self, other: &Container) -> bool {
+        Arc::ptr_eq(&self.pid_namespace, &other.pid_namespace)
+    }
 }
 
 /// What uname(2) shows of a container.

@@ -155,6 +155,14 @@ impl Credentials {
         self.fsgid == gid || self.groups.contains(&gid)
     }
 
+    /// Whether its owner may look into a process of that identity, which lets others look or does not (`PTRACE_MODE_*_REALCREDS`, ptrace(2)).
+    pub fn may_access(&self, theirs: &Credentials, dumpable: bool) -> bool {
+        let alike = [theirs.uid, theirs.euid, theirs.suid].iter().all(|id| *id == self.uid)
+            && [theirs.gid, theirs.egid, theirs.sgid].iter().all(|id| *id == self.gid);
+        let weaker = theirs.permitted.difference(self.permitted) == Capabilities::NONE;
+        self.capable(Capability::SysPtrace) || (alike && weaker && dumpable)
+    }
+
     /// The same with the real ids in place of the file-system ids: what access(2) judges by.
     pub fn for_access(&self) -> Credentials {
         let mut real = self.clone();

@@ -32,23 +32,30 @@ pub fn examine(read: impl Fn(&mut [u8], u64) -> Result<usize>) -> Result<Program
     if head.starts_with(b"#!") { script(head).map(Program::Script) } else { elf(head, read).map(Program::Elf) }
 }
 
-/// The interpreter named in a script's first line, as fs/binfmt_script.c takes it apart.
+/// The interpreter named in a script's first line, as load_script() in fs/binfmt_script.c takes it apart: in a buffer of [`HEAD`] bytes, zeroes behind
+/// the file's end.
 fn script(head: &[u8]) -> Result<Vec<u8>> {
     let blank = |byte: &u8| *byte == b' ' || *byte == b'\t';
-    let line = &head[2..];
-    let (line, whole) = match line.iter().position(|&byte| byte == b'\n') {
-        Some(end) => (&line[..end], true),
-        None => (line, head.len() < HEAD),
+    let ends = |byte: &u8| blank(byte) || *byte == 0;
+    let mut buffer = [0u8; HEAD];
+    buffer[..head.len()].copy_from_slice(head);
+    let line = &buffer[2..HEAD];
+    let end = match line.iter().position(|&byte| byte == b'\n' || byte == 0).filter(|end| line[*end] == b'\n') {
+        Some(end) => end,
+        None => {
+            // Without a line's end: the name itself must have one, or it may go on past what is looked at.
+            let start = line.iter().position(|byte| !blank(byte)).ok_or(Errno::ENOEXEC)?;
+            line[start..].iter().position(ends).ok_or(Errno::ENOEXEC)?;
+            // The last byte is overwritten by a NUL.
+            line.len() - 1
+        }
     };
+    let line = &line[..end];
     let start = line.iter().position(|byte| !blank(byte)).ok_or(Errno::ENOEXEC)?;
-    let rest = &line[start..];
-    let end = rest.iter().position(|byte| blank(byte) || *byte == 0);
-    if end.is_none() && !whole {
-        // The name may go on past what is looked at.
-        return Err(Errno::ENOEXEC);
-    }
-    let name = &rest[..end.unwrap_or(rest.len())];
-    if name.is_empty() { Err(Errno::ENOEXEC) } else { Ok(name.to_vec()) }
+    let name = &line[start..];
+    let name = &name[..name.iter().position(ends).unwrap_or(name.len())];
+    // An empty name leads to the working directory, which nobody executes.
+    if name.is_empty() { Err(Errno::EACCES) } else { Ok(name.to_vec()) }
 }
 
 /// The dynamic loader of an ELF file, as fs/binfmt_elf.c looks for it.

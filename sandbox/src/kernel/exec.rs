@@ -14,10 +14,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::credentials::{Capabilities, Credentials};
+use super::adopt;
+use super::credentials::{Capabilities, Capability, Credentials};
 use super::elf::{self, Program};
-use super::task::{Executable, Pid, Process, Thread};
+use super::task::{Executable, Holds, Pid, Process, Thread};
 use crate::errno::{Errno, Result};
+use crate::platform::dispatch::dispatcher;
 use crate::platform::exec_root::InFlight;
 use crate::platform::process;
 use crate::syscalls::Call;
@@ -46,6 +48,8 @@ pub struct PendingExec {
     pub shown: Vec<InFlight>,
     /// Whether the new program has more rights than the caller had.
     pub privileged: bool,
+    /// Whether others of its user may look into it.
+    pub dumpable: bool,
 }
 
 /// A file that the host will open, found in the caller's tree.
@@ -92,7 +96,7 @@ pub fn prepare(call: &Call, path: &[u8]) -> Result<PendingExec> {
                     let found = find(call, &loader)?;
                     shown.push(root.show(&loader, found.file.as_fd())?);
                 }
-                let (credentials, privileged) = credentials_after(call, &found.location)?;
+                let Transition { credentials, privileged, dumpable } = transition(call, &found.location)?;
                 let executable = Arc::new(Executable { location: found.location, path: literal });
                 return Ok(PendingExec {
                     thread: call.thread.tid,
@@ -102,6 +106,7 @@ pub fn prepare(call: &Call, path: &[u8]) -> Result<PendingExec> {
                     name: name_of(path),
                     shown,
                     privileged,
+                    dumpable,
                 });
             }
         }
@@ -118,9 +123,17 @@ fn name_of(path: &[u8]) -> [u8; 16] {
     name
 }
 
+/// What a program makes of its caller's identity.
+struct Transition {
+    credentials: Credentials,
+    /// It has more rights than its caller: see [`crate::platform::exec_stop`].
+    privileged: bool,
+    dumpable: bool,
+}
+
 /// The identity that a program runs with (capabilities(7), "Transformation of capabilities during execve()"), and whether it
 /// has more rights than its caller.
-fn credentials_after(call: &Call, location: &Location) -> Result<(Credentials, bool)> {
+fn transition(call: &Call, location: &Location) -> Result<Transition> {
     /// `SECBIT_NOROOT` and `SECBIT_KEEP_CAPS`.
     const NO_ROOT: u32 = 1;
     const KEEP: u32 = 1 << 4;
@@ -135,36 +148,82 @@ fn credentials_after(call: &Call, location: &Location) -> Result<(Credentials, b
             after.egid = attributes.gid;
         }
     }
-    let set_id = after.euid != before.euid || after.egid != before.egid;
+    let root = after.securebits & NO_ROOT == 0 && (after.euid == 0 || after.uid == 0);
+    let effective = root && after.euid == 0;
+    after.permitted = if root { before.bounding.union(before.inheritable) } else { Capabilities::NONE };
+    // From here on as cap_bprm_creds_from_file() in security/commoncap.c has it.
+    let gained = |after: &Credentials| after.permitted.difference(before.permitted) != Capabilities::NONE;
+    let changed = after.euid != before.euid || !before.in_group(after.egid);
+    if (changed || gained(&after)) && (before.no_new_privs || is_unsafe(call)?) {
+        if !before.capable(Capability::Setuid) || before.no_new_privs {
+            after.euid = after.uid;
+            after.egid = after.gid;
+        }
+        after.permitted = after.permitted.intersection(before.permitted);
+    }
     after.suid = after.euid;
     after.fsuid = after.euid;
     after.sgid = after.egid;
     after.fsgid = after.egid;
-    let root = after.securebits & NO_ROOT == 0 && (after.euid == 0 || after.uid == 0);
-    let file = if root { Capabilities::ALL } else { Capabilities::NONE };
-    let effective = root && after.euid == 0;
-    after.ambient = if set_id { Capabilities::NONE } else { before.ambient };
-    after.permitted = before.inheritable.intersection(file).union(file.intersection(before.bounding)).union(after.ambient);
+    after.ambient = if changed { Capabilities::NONE } else { before.ambient };
+    after.permitted = after.permitted.union(after.ambient);
     after.effective = if effective { after.permitted } else { after.ambient };
     after.securebits &= !KEEP;
-    let gains = after.permitted.difference(before.permitted) != Capabilities::NONE && after.uid != 0;
-    let secure = after.euid != after.uid || after.egid != after.gid;
-    Ok((after, set_id || gains || (secure && (before.euid != before.uid || before.egid != before.gid))))
+    let grew = effective || after.permitted.difference(after.ambient) != Capabilities::NONE;
+    let privileged = changed || after.euid != before.uid || after.egid != before.gid || (after.uid != 0 && grew);
+    // commit_creds() in kernel/cred.c, would_dump() in fs/exec.c.
+    let moved = (before.euid, before.egid, before.fsuid, before.fsgid) != (after.euid, after.egid, after.fsuid, after.fsgid);
+    let readable = attributes.mode & 0o444 == 0o444 || location.node.access(Permission::READ, &before).is_ok();
+    let dumpable = readable && !moved && !gained(&after) && after.euid == after.uid && after.egid == after.gid;
+    Ok(Transition { credentials: after, privileged, dumpable })
+}
+
+/// Whether the caller could reach into a program that has more rights than itself.
+fn is_unsafe(call: &Call) -> Result<bool> {
+    Ok(shares_context(call) || process::personality(call.thread.tid)? & UNSAFE_PERSONALITY != 0)
+}
+
+/// What Linux takes from a program that gains rights (`PER_CLEAR_ON_SETID` in linux/personality.h): `READ_IMPLIES_EXEC`, `ADDR_NO_RANDOMIZE`,
+/// `ADDR_COMPAT_LAYOUT`, `MMAP_PAGE_ZERO`. The host does not see that it gains any, so here it does not.
+const UNSAFE_PERSONALITY: u32 = 0x0040_0000 | 0x0004_0000 | 0x0020_0000 | 0x0010_0000;
+
+/// Whether a process other than the caller's has the caller's root, working directory and umask (`CLONE_FS`): it could move them from under the program.
+fn shares_context(call: &Call) -> bool {
+    let context = call.thread.context.read().clone();
+    let threads = call.process.threads.lock().clone();
+    let own = threads.iter().filter(|thread| Arc::ptr_eq(&thread.context.read(), &context)).count();
+    let starting = call.process.starting.lock().iter().filter(|snapshot| Arc::ptr_eq(&snapshot.context, &context)).count();
+    Arc::strong_count(&context) > 1 + own + starting
+}
+
+/// Whether the host has done it: the planted descriptor is closed. Anything else says that it is under way, or has failed.
+fn has_succeeded(process: &Process, pending: &PendingExec) -> bool {
+    if !matches!(process::pidfd_getfd(&process.pidfd, PLANTED as i32), Err(Errno::EBADF)) {
+        return false;
+    }
+    // A first thread that has exited shows no descriptors at all, while another one executes. Once that has succeeded, it has the first one's number.
+    pending.thread == process.pid || !process::has_thread(process.pid, pending.thread)
 }
 
 /// Looks whether an exec in flight has happened. Called before any call of the process is served; `Err` means that
 /// the process has been killed.
-pub fn settle(process: &Arc<Process>, caller: &Arc<Thread>) -> Result<()> {
+pub fn settle(process: &Arc<Process>, caller: Option<&Arc<Thread>>) -> Result<()> {
     let mut slot = process.exec.lock();
     let Some(pending) = slot.as_ref() else { return Ok(()) };
-    if process::pidfd_getfd(&process.pidfd, PLANTED as i32).is_ok() {
-        // Still there: it failed, if the thread that called is back; otherwise it is still under way.
-        if pending.thread == caller.tid {
+    // One that is held at its exec stop is completed there.
+    if !has_succeeded(process, pending) || (pending.privileged && caller.is_none()) {
+        // It failed, if the thread that called is back.
+        if caller.is_some_and(|caller| caller.tid == pending.thread) {
             let failed = slot.take();
             drop(slot);
             drop(failed);
         }
         return Ok(());
+    }
+    if pending.privileged {
+        // Only its supervisor may say what it has become, and has before the program's first call: it did not see this one.
+        let _ = process::kill(process.pid.0, libc::SIGKILL);
+        return Err(Errno::ESRCH);
     }
     let Some(done) = slot.take() else { return Ok(()) };
     // Held until all is done: another worker may be about to serve the new program's first call.
@@ -178,68 +237,86 @@ pub fn settle(process: &Arc<Process>, caller: &Arc<Thread>) -> Result<()> {
 pub fn settle_all() {
     let processes: Vec<Arc<Process>> = super::kernel().processes.read().values().cloned().collect();
     for process in processes {
-        let mut slot = process.exec.lock();
-        // The planted descriptor is gone only after success; while it is there the exec is under way or has failed.
-        if slot.is_none() || !matches!(process::pidfd_getfd(&process.pidfd, PLANTED as i32), Err(Errno::EBADF)) {
-            continue;
+        let _ = settle(&process, None);
+    }
+}
+
+/// Notes an exec that the host will be let go on with. Of several threads that execute at once, the host takes one after the other: so here. `false`:
+/// another one's has succeeded, and the caller is gone.
+///
+/// Errors: `EAGAIN` where another's is neither done nor failed after long.
+pub fn enter(process: &Arc<Process>, pending: PendingExec) -> Result<bool> {
+    /// Two seconds: an exec takes well under a millisecond, and whoever's fails makes a call next.
+    const LOOKS: usize = 4000;
+    for look in 0..LOOKS {
+        {
+            let mut slot = process.exec.lock();
+            match slot.as_ref() {
+                Some(other) if other.thread != pending.thread => {}
+                _ => {
+                    let before = slot.replace(pending);
+                    drop(slot);
+                    drop(before);
+                    return Ok(true);
+                }
+            }
         }
-        if let Some(done) = slot.take() {
-            let _ = complete(&process, done);
+        if look == 0 {
+            dispatcher().heed();
+        }
+        std::thread::sleep(std::time::Duration::from_micros(500));
+        settle(process, None)?;
+        if process.exited.load(Ordering::SeqCst) || !process.threads.lock().iter().any(|thread| thread.tid == pending.thread) {
+            return Ok(false);
         }
     }
+    Err(Errno::EAGAIN)
 }
 
 /// The host runs the new program: makes it so here.
 pub fn complete(process: &Arc<Process>, done: PendingExec) -> Result<()> {
-    if process::executable_identity(process.pid)? != done.identity {
+    if process::executable_identity(process.pid) != Ok(done.identity) {
         crate::log::error(&format!("container {}: process {} raced its own exec and was killed", process.container.id, process.inner));
         let _ = process::kill(process.pid.0, libc::SIGKILL);
         return Err(Errno::ESRCH);
     }
     // The other threads are gone, and the one that called has the process's number now.
-    let threads = std::mem::take(&mut *process.threads.lock());
+    let threads = process.threads.lock().clone();
     let survivor = threads.iter().find(|thread| thread.tid == done.thread).or(threads.first()).cloned().ok_or(Errno::ESRCH)?;
+    adopt::settle(process, &threads);
+    for thread in threads.iter().filter(|thread| !Arc::ptr_eq(thread, &survivor)) {
+        let parked = thread.parked.lock().take();
+        if let Some(parked) = parked {
+            parked.cancel();
+        }
+    }
+    super::posix_timer::delete_all(process);
+    let descriptors = survivor.descriptors.read().clone();
+    // A table that others share stays theirs (execve(2)): one reference is ours here, the rest may be this process's threads'.
+    let own = threads.iter().filter(|thread| Arc::ptr_eq(&thread.descriptors.read(), &descriptors)).count();
+    let own = if Arc::strong_count(&descriptors) > 1 + own { descriptors.fork() } else { descriptors };
+    let closed = own.remove_close_on_exec();
+    let context = survivor.context.read().clone();
+    let holds = Holds { credentials: done.credentials, context, descriptors: own, name: done.name };
+    let leader = Thread::new(process.pid, process.inner, process, holds);
+    *process.threads.lock() = vec![leader.clone()];
+    process.leaving.lock().clear();
+    let starting = std::mem::take(&mut *process.starting.lock());
     {
         let mut known = super::kernel().threads.write();
         for thread in &threads {
             known.remove(&thread.tid);
         }
+        known.insert(process.pid, leader);
     }
-    for thread in &threads {
-        if !Arc::ptr_eq(thread, &survivor) {
-            let parked = thread.parked.lock().take();
-            if let Some(parked) = parked {
-                parked.cancel();
-            }
-        }
-    }
-    super::posix_timer::delete_all(process);
-    let descriptors = survivor.descriptors.read().clone();
-    // A table that others share stays theirs (execve(2)); one reference is ours here, one the thread's.
-    let shared = Arc::strong_count(&descriptors) > 2 + threads.len().saturating_sub(1);
-    let own = if shared { descriptors.fork() } else { descriptors };
-    let closed = own.remove_close_on_exec();
-    let context = survivor.context.read().clone();
-    let leader = Arc::new(Thread {
-        tid: process.pid,
-        inner: process.inner,
-        process: Arc::downgrade(process),
-        credentials: crate::sync::RwLock::new(done.credentials.clone()),
-        context: crate::sync::RwLock::new(context),
-        descriptors: crate::sync::RwLock::new(own),
-        name: crate::sync::Mutex::new(done.name),
-        parked: crate::sync::Mutex::new(None),
-        wait_mask: crate::sync::Mutex::new(None),
-        forks: crate::sync::Mutex::new(Vec::new()),
-        keep_capabilities: std::sync::atomic::AtomicBool::new(false),
-    });
-    process.threads.lock().push(leader.clone());
-    super::kernel().threads.write().insert(process.pid, leader);
     *process.executable.write() = Some(done.executable);
     process.executed.store(true, Ordering::Relaxed);
-    let same = done.credentials.euid == done.credentials.uid && done.credentials.egid == done.credentials.gid;
-    process.dumpable.store(i32::from(same), Ordering::Relaxed);
+    process.dumpable.store(i32::from(done.dumpable), Ordering::Relaxed);
+    if done.privileged {
+        process.minds_parent.store(false, Ordering::Relaxed);
+    }
     drop(closed);
+    drop(starting);
     // Whoever still knows one of them, say a worker that served it last, must not keep its files open with it.
     for thread in &threads {
         super::exit::drop_state(thread);

@@ -13,7 +13,7 @@ use std::sync::{Arc, Weak};
 
 use super::task::{Pid, Process, Thread};
 use super::wait::{Observer, Ready, WaitQueue};
-use super::{fork, kernel, signal};
+use super::{adopt, kernel, signal};
 use crate::errno::Result;
 use crate::platform::process;
 use crate::sync::Mutex;
@@ -76,15 +76,54 @@ pub fn watch(process: &Arc<Process>) -> Result<()> {
 
 /// The process is about to exit (exit_group, or exit of its last thread), on the calling thread's word.
 pub fn exits(process: &Arc<Process>, caller: &Arc<Thread>) {
-    fork::bind(process, caller);
+    adopt::bind(process, caller);
     release(process, Some(caller.tid));
 }
 
-/// One of several threads exits.
+/// A thread exits; where it is the last one, so does the process.
 pub fn thread_exits(process: &Arc<Process>, thread: &Arc<Thread>) {
-    fork::bind(process, thread);
-    process.threads.lock().retain(|other| other.tid != thread.tid);
-    kernel().threads.write().remove(&thread.tid);
+    if leave(process, thread.tid) {
+        return exits(process, thread);
+    }
+    adopt::bind(process, thread);
+    drop_state(thread);
+    // The first thread stands for its process to the end.
+    if thread.tid != process.pid {
+        process.threads.lock().retain(|other| other.tid != thread.tid);
+        kernel().threads.write().remove(&thread.tid);
+    }
+    signal::parent_thread_is_gone(process);
+}
+
+/// Notes that a thread leaves. Gives whether no other one is left that has not.
+fn leave(process: &Process, thread: Pid) -> bool {
+    /// More than these are looked at whether the host still has them.
+    const MANY: usize = 32;
+    // Held until it is decided: of two that leave at once the second one is the last.
+    let mut leaving = process.leaving.lock();
+    if leaving.len() > MANY {
+        leaving.retain(|gone| process::has_thread(process.pid, *gone));
+    }
+    leaving.push(thread);
+    let stays = |other: &Pid| !leaving.contains(other);
+    let known: Vec<Pid> = process.threads.lock().iter().map(|other| other.tid).collect();
+    // One that has made no call yet is known to the host alone.
+    !known.iter().any(stays) && !process::threads(process.pid).unwrap_or_default().iter().any(stays)
+}
+
+/// A thread that said nothing is not there any more.
+pub fn thread_is_gone(process: &Arc<Process>, thread: &Arc<Thread>) {
+    process.threads.lock().retain(|other| !Arc::ptr_eq(other, thread));
+    {
+        let mut known = kernel().threads.write();
+        if known.get(&thread.tid).is_some_and(|other| Arc::ptr_eq(other, thread)) {
+            known.remove(&thread.tid);
+        }
+    }
+    let parked = thread.parked.lock().take();
+    if let Some(parked) = parked {
+        parked.cancel();
+    }
     drop_state(thread);
 }
 
@@ -103,6 +142,8 @@ fn release(process: &Arc<Process>, caller: Option<Pid>) {
         }
         drop_state(thread);
     }
+    let starting = std::mem::take(&mut *process.starting.lock());
+    drop(starting);
     let timers = std::mem::take(&mut *process.timers.lock());
     drop(timers);
     let pending = process.exec.lock().take();
@@ -123,7 +164,8 @@ fn ended(process: &Arc<Process>) {
     }
     let parent = process::Status::read(process.pid).map(|status| status.parent).unwrap_or_else(|_| process.parent.load(Ordering::Relaxed));
     release(process, None);
-    fork::orphan(process);
+    let threads = process.threads.lock().clone();
+    adopt::settle(process, &threads);
     let status = process::reap(process.pid).ok();
     if status.is_none() {
         crate::fs::proc::zombies::keep(process);
@@ -148,4 +190,5 @@ fn ended(process: &Arc<Process>) {
     if let Some(parent) = parent {
         signal::expect(&parent);
     }
+    signal::parent_thread_is_gone(process);
 }

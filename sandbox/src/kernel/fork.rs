@@ -1,29 +1,24 @@
 //! fork(2), vfork(2), clone(2): executed by the host, followed here.
 //!
-//! At the parent's notification a [`Snapshot`] of everything a child inherits is kept with the parent's thread, and the host
-//! is allowed to go on. The child shows itself at its first call, with a number nobody knows ([`thread`]); the host says
-//! whose child it is, and the snapshot makes it a process of ours.
+//! At the parent's notification a [`Snapshot`] of everything that a child inherits is kept, and the host is allowed to go on. The child shows
+//! itself at its first call, with a number that nobody knows; [`super::adopt`] finds the snapshot that is meant for it.
 //!
-//! A thread has at most one snapshot that no child has claimed. Before it forks again, or ends, the one before it is
-//! *bound*: the thread has come back from its clone, so the host's list of its children tells whether there is a child, and
-//! which; that child is adopted at once. A clone that failed leaves a snapshot without a child, which is dropped.
-//!
-//! Where several snapshots might be meant and they differ (their parents were killed between their fork and the child's
-//! first call), the child is killed: guessing could give it another's identity.
+//! A *process* to come is kept with the thread that forks it, one at most: before that thread forks again, or ends, the one before is *bound*: the
+//! thread has come back from its clone, so there is a child, which is adopted at once, or the clone has failed. *Threads* to come are kept with
+//! their process; all of them are alike, so that it does not matter which thread takes which: one that would differ waits for the others.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use super::adopt;
 use super::container::Container;
-use super::credentials::Credentials;
-use super::exit::{self, ExitState};
-use super::kernel;
+use super::credentials::{Capability, Credentials};
 use super::limits::Limits;
-use super::task::{Executable, FileSystemContext, Pid, Process, Thread};
-use super::timer::Moment;
-use crate::errno::Result;
-use crate::platform::process::{self, Status};
-use crate::sync::{Mutex, RwLock};
+use super::task::{Executable, FileSystemContext, Holds, Pid, Process, Thread};
+use super::{kernel, signal};
+use crate::errno::{Errno, Result};
+use crate::platform::dispatch::dispatcher;
+use crate::platform::process::has_thread;
 use crate::vfs::descriptor::DescriptorTable;
 
 /// What a child inherits, taken at its parent's call.
@@ -31,8 +26,6 @@ use crate::vfs::descriptor::DescriptorTable;
 pub struct Snapshot {
     /// The clone flags.
     pub flags: u64,
-    /// Its parent, for the case that it dies before the child shows itself.
-    pub parent: Pid,
     /// Whose it is.
     pub container: Arc<Container>,
     /// Identity.
@@ -61,7 +54,6 @@ impl Snapshot {
         let descriptors = thread.descriptors.read().clone();
         Snapshot {
             flags,
-            parent: process.pid,
             container: process.container.clone(),
             credentials: thread.credentials.read().clone(),
             context: if shared(libc::CLONE_FS) { context } else { context.fork() },
@@ -74,233 +66,145 @@ impl Snapshot {
         }
     }
 
-    fn is_thread(&self) -> bool {
+    /// Whether it is a thread's, of the process that makes it.
+    pub fn is_thread(&self) -> bool {
         self.flags & libc::CLONE_THREAD as u64 != 0
     }
 
-    /// Whether a child would be the same whichever of the two it claimed.
+    /// Whether it is a sibling's of its maker.
+    pub fn is_sibling(&self) -> bool {
+        self.flags & libc::CLONE_PARENT as u64 != 0
+    }
+
+    /// What the child has of it from the beginning.
+    pub(super) fn holds(&self) -> Holds {
+        Holds {
+            credentials: self.credentials.clone(),
+            context: self.context.clone(),
+            descriptors: self.descriptors.clone(),
+            name: self.name,
+        }
+    }
+
+    /// Whether a thread would be the same by the one or the other.
     fn equals(&self, other: &Snapshot) -> bool {
         self.credentials == other.credentials
             && Arc::ptr_eq(&self.context, &other.context)
             && Arc::ptr_eq(&self.descriptors, &other.descriptors)
-            && Arc::ptr_eq(&self.container, &other.container)
+            && self.name == other.name
     }
 }
 
-/// Snapshots whose parent is dead and whose child has not shown itself.
-static ORPHANS: Mutex<Vec<Snapshot>> = Mutex::new(Vec::new());
-/// How many are kept; more than that means that nobody will claim the oldest.
-const ORPHANS_KEPT: usize = 64;
-
-/// Serialises adoption: two calls of one new process must not make it twice.
-fn adoption() -> &'static Mutex<()> {
-    static ADOPTION: OnceLock<Mutex<()>> = OnceLock::new();
-    ADOPTION.get_or_init(Mutex::default)
-}
-
-/// The thread behind a number, adopted if it shows itself for the first time. `None`: it is gone, or it could not be told
-/// whose it is and has been killed.
-pub fn thread(tid: Pid) -> Option<Arc<Thread>> {
-    if let Some(known) = kernel().threads.read().get(&tid) {
-        return Some(known.clone());
-    }
-    let _adopting = adoption().lock();
-    if let Some(known) = kernel().threads.read().get(&tid) {
-        return Some(known.clone());
-    }
-    let status = Status::read(tid).ok()?;
-    let adopted = if status.tgid == tid.0 { adopt_process(tid, &status) } else { adopt_thread(tid, &status) };
-    if adopted.is_none() {
-        // Fail closed: nobody may run whose identity is unknown.
-        let _ = process::kill(status.tgid, libc::SIGKILL);
-    }
-    adopted
-}
-
-/// Claims the snapshot of a new thread of a known process.
-fn adopt_thread(tid: Pid, status: &Status) -> Option<Arc<Thread>> {
-    let process = kernel().processes.read().get(&Pid(status.tgid)).cloned()?;
-    let snapshot = claim(&process, Snapshot::is_thread, |_| false)?;
-    let thread = new_thread(tid, status.inner, &process, &snapshot);
-    process.threads.lock().push(thread.clone());
-    kernel().threads.write().insert(tid, thread.clone());
-    Some(thread)
-}
-
-/// Claims the snapshot of a new process.
-fn adopt_process(pid: Pid, status: &Status) -> Option<Arc<Thread>> {
-    let parent = kernel().processes.read().get(&Pid(status.parent)).cloned();
-    let claimed = parent.and_then(|parent| {
-        claim(
-            &parent,
-            |snapshot| !snapshot.is_thread(),
-            |thread| process::children(parent.pid, thread).is_ok_and(|list| list.contains(&pid)),
-        )
-    });
-    let snapshot = claimed.or_else(claim_orphan)?;
-    new_process(pid, status, snapshot).ok()
-}
-
-/// Takes a snapshot that fits from a process's threads: the only one, or the one whose thread `is_parent`, or any where all are
-/// alike.
-fn claim(process: &Arc<Process>, fits: impl Fn(&Snapshot) -> bool, is_parent: impl Fn(Pid) -> bool) -> Option<Snapshot> {
-    let threads = process.threads.lock().clone();
-    let mut candidates = Vec::new();
-    for thread in &threads {
-        let forks = thread.forks.lock();
-        candidates.extend(forks.iter().filter(|snapshot| fits(snapshot)).map(|snapshot| (thread.clone(), snapshot.clone())));
-    }
-    let chosen = match candidates.as_slice() {
-        [] => return None,
-        [only] => only.0.clone(),
-        [first, rest @ ..] => match candidates.iter().find(|(thread, _)| is_parent(thread.tid)) {
-            Some((thread, _)) => thread.clone(),
-            None if rest.iter().all(|(_, snapshot)| snapshot.equals(&first.1)) => first.0.clone(),
-            None => return None,
-        },
-    };
-    let mut forks = chosen.forks.lock();
-    let index = forks.iter().position(fits)?;
-    Some(forks.remove(index))
-}
-
-fn claim_orphan() -> Option<Snapshot> {
-    let mut orphans = ORPHANS.lock();
-    let first = orphans.first()?.clone();
-    if orphans.iter().all(|orphan| orphan.equals(&first)) || orphans.len() == 1 { Some(orphans.remove(0)) } else { None }
-}
+/// How many threads to come a process has before it is looked which of them have come.
+const STARTING: usize = 64;
+/// How often, and how far apart, it is looked for threads on their way, where one that differs is to be made.
+const LOOKS: (usize, std::time::Duration) = (200, std::time::Duration::from_micros(100));
 
 /// Keeps a snapshot for the child that the host is about to make. Called before `CONTINUE`.
-pub fn expect_child(process: &Arc<Process>, thread: &Arc<Thread>, flags: u64) {
-    bind(process, thread);
+///
+/// Errors: `EAGAIN` at `RLIMIT_NPROC`.
+pub fn expect_child(process: &Arc<Process>, thread: &Arc<Thread>, flags: u64) -> Result<()> {
+    adopt::bind(process, thread);
+    check_limit(process, thread)?;
+    adopt::sweep_now_and_then();
     let snapshot = Snapshot::take(process, thread, flags);
-    thread.forks.lock().push(snapshot);
-}
-
-/// Gives the snapshot of this thread that nobody claimed to the child it is meant for, and drops it where there is no such
-/// child: the thread has returned from its last clone, so the clone failed or the child is dead.
-pub fn bind(process: &Arc<Process>, thread: &Arc<Thread>) {
-    if !bind_to_child(process, thread) {
-        thread.forks.lock().retain(Snapshot::is_thread);
+    if snapshot.is_thread() {
+        expect_thread(process, snapshot);
+    } else {
+        *thread.fork.lock() = Some(snapshot);
     }
+    Ok(())
 }
 
-/// The same for a thread that may still be inside its clone: without a child the snapshot stays.
-fn bind_to_child(process: &Arc<Process>, thread: &Arc<Thread>) -> bool {
-    if thread.forks.lock().iter().all(Snapshot::is_thread) {
-        return true;
+fn expect_thread(process: &Arc<Process>, snapshot: Snapshot) {
+    let fits = |starting: &[Snapshot]| starting.len() < STARTING && starting.first().is_none_or(|other| other.equals(&snapshot));
+    {
+        let mut starting = process.starting.lock();
+        if fits(&starting) {
+            starting.push(snapshot);
+            return;
+        }
     }
-    let _adopting = adoption().lock();
-    let unknown = |pid: &Pid| !kernel().processes.read().contains_key(pid);
-    // At most one snapshot is unclaimed, so an unknown child is its.
-    let Some(pid) = process::children(process.pid, thread.tid).unwrap_or_default().into_iter().rev().find(unknown) else { return false };
-    let Ok(status) = Status::read(pid) else { return false };
-    let mut forks = thread.forks.lock();
-    let Some(index) = forks.iter().position(|snapshot| !snapshot.is_thread()) else { return true };
-    let snapshot = forks.remove(index);
-    drop(forks);
-    if new_process(pid, &status, snapshot).is_err() {
-        let _ = process::kill(pid.0, libc::SIGKILL);
+    // Others are on their way that inherit something else, or whose clone has failed: an unknown thread could not be told whose it is.
+    dispatcher().heed();
+    for _ in 0..LOOKS.0 {
+        adopt::threads(process);
+        if fits(&process.starting.lock()) {
+            break;
+        }
+        std::thread::sleep(LOOKS.1);
     }
-    true
+    let mut starting = process.starting.lock();
+    // What is left by now failed.
+    let kept = starting.iter().take(STARTING - 1).filter(|other| other.equals(&snapshot)).cloned().collect();
+    let dropped = std::mem::replace(&mut *starting, kept);
+    starting.push(snapshot);
+    drop(starting);
+    drop(dropped);
 }
 
-/// Drops snapshots of threads-to-be that no thread of the process can claim any more: called before the identity changes.
-pub fn settle_threads(process: &Arc<Process>, thread: &Arc<Thread>) {
-    if thread.forks.lock().is_empty() {
-        return;
+/// `RLIMIT_NPROC`: threads of the caller's real user, in the pod (fork(2), `EAGAIN`).
+fn check_limit(process: &Process, thread: &Thread) -> Result<()> {
+    let limit = process.limits.read().0[libc::RLIMIT_NPROC as usize].soft;
+    let who = thread.credentials.read().clone();
+    if limit == u64::MAX || who.uid == 0 || who.capable(Capability::SysResource) || who.capable(Capability::SysAdmin) {
+        return Ok(());
     }
-    bind(process, thread);
-    for tid in process::threads(process.pid).unwrap_or_default() {
-        // Adopts what has not shown itself.
-        let _ = self::thread(tid);
+    let threads: Vec<Arc<Thread>> = kernel().threads.read().values().cloned().collect();
+    let mut count = 0;
+    for other in threads.iter().filter(|other| other.credentials.read().uid == who.uid) {
+        // One that its parent has waited for is gone before this kernel hears of it.
+        if !other.process().is_some_and(|process| has_thread(process.pid, other.tid)) {
+            continue;
+        }
+        count += 1 + usize::from(other.fork.lock().is_some());
     }
-    thread.forks.lock().retain(|snapshot| !snapshot.is_thread());
-}
-
-/// A process ends while children of it have not shown themselves.
-pub fn orphan(process: &Arc<Process>) {
-    let threads = process.threads.lock().clone();
-    for thread in threads {
-        let left: Vec<Snapshot> = thread.forks.lock().drain(..).filter(|snapshot| !snapshot.is_thread()).collect();
-        let mut orphans = ORPHANS.lock();
-        orphans.extend(left);
-        let excess = orphans.len().saturating_sub(ORPHANS_KEPT);
-        let dropped: Vec<Snapshot> = orphans.drain(..excess).collect();
-        drop(orphans);
-        drop(dropped);
+    let processes: Vec<Arc<Process>> = kernel().processes.read().values().cloned().collect();
+    for other in processes {
+        count += other.starting.lock().iter().filter(|snapshot| snapshot.credentials.uid == who.uid).count();
     }
+    if count as u64 >= limit { Err(Errno::EAGAIN) } else { Ok(()) }
 }
 
-/// Makes a process that the host has: a forked child, or one that the spawner made for a container.
-pub fn new_process(pid: Pid, status: &Status, snapshot: Snapshot) -> Result<Arc<Thread>> {
-    let pidfd = process::pidfd_open(pid)?;
-    let process = Arc::new(Process {
-        pid,
-        inner: status.inner,
-        parent: AtomicI32::new(status.parent),
-        pidfd,
-        container: snapshot.container.clone(),
-        threads: Mutex::new(Vec::new()),
-        executable: RwLock::new(snapshot.executable.clone()),
-        limits: RwLock::new(snapshot.limits.clone()),
-        dumpable: AtomicI32::new(snapshot.dumpable),
-        executed: AtomicBool::new(false),
-        started: Moment::now().0,
-        exited: AtomicBool::new(false),
-        exit: ExitState::default(),
-        watch: Mutex::new(None),
-        attention: AtomicU64::new(0),
-        timers: Mutex::default(),
-        exec: Mutex::new(None),
-        calls: AtomicU64::new(0),
-        transfers: Default::default(),
-        login: Mutex::new(snapshot.login),
-    });
-    let thread = new_thread(pid, status.inner, &process, &snapshot);
-    process.threads.lock().push(thread.clone());
-    kernel().processes.write().insert(pid, process.clone());
-    kernel().threads.write().insert(pid, thread.clone());
-    exit::watch(&process)?;
-    Ok(thread)
-}
-
-fn new_thread(tid: Pid, inner: i32, process: &Arc<Process>, snapshot: &Snapshot) -> Arc<Thread> {
-    Arc::new(Thread {
-        tid,
-        inner,
-        process: Arc::downgrade(process),
-        credentials: RwLock::new(snapshot.credentials.clone()),
-        context: RwLock::new(snapshot.context.clone()),
-        descriptors: RwLock::new(snapshot.descriptors.clone()),
-        name: Mutex::new(snapshot.name),
-        parked: Mutex::new(None),
-        wait_mask: Mutex::new(None),
-        forks: Mutex::new(Vec::new()),
-        keep_capabilities: AtomicBool::new(false),
-    })
-}
-
-/// The process with this number in a container's own numbering; a child that has not shown itself yet is looked for.
+/// The process with this number, as a container's processes count; a child that has not shown itself yet is looked for.
 pub fn find(container: &Arc<Container>, inner: i32) -> Option<Arc<Process>> {
-    let known =
-        || kernel().processes.read().values().find(|process| process.inner == inner && Arc::ptr_eq(&process.container, container)).cloned();
+    let known = || kernel().processes.read().values().find(|process| process.inner == inner && process.container.sees(container)).cloned();
     if let Some(process) = known() {
         return Some(process);
     }
-    let waiting: Vec<Arc<Thread>> = kernel().threads.read().values().filter(|thread| !thread.forks.lock().is_empty()).cloned().collect();
+    let waiting: Vec<Arc<Thread>> = kernel().threads.read().values().filter(|thread| thread.fork.lock().is_some()).cloned().collect();
     for thread in &waiting {
         if let Some(process) = thread.process() {
-            bind_to_child(&process, thread);
+            adopt::bind_to_child(&process, thread);
         }
     }
     if waiting.is_empty() { None } else { known() }
 }
 
+/// The thread with this number, as a container's processes count; one that has made no call yet is looked for: it may never make any.
+pub fn find_thread(container: &Arc<Container>, inner: i32) -> Option<Arc<Thread>> {
+    let known = || {
+        let threads: Vec<Arc<Thread>> = kernel().threads.read().values().filter(|thread| thread.inner == inner).cloned().collect();
+        threads.into_iter().find(|thread| thread.process().is_some_and(|process| process.container.sees(container)))
+    };
+    if let Some(thread) = known() {
+        return Some(thread);
+    }
+    let mut waiting = signal::in_sight(container);
+    waiting.retain(|process| !process.starting.lock().is_empty());
+    waiting.iter().for_each(adopt::threads);
+    if waiting.is_empty() { None } else { known() }
+}
+
+/// The process with this number, or that has a thread with it.
+pub fn find_either(container: &Arc<Container>, inner: i32) -> Option<Arc<Process>> {
+    find(container, inner).or_else(|| find_thread(container, inner)?.process())
+}
+
 /// A container's view of a process number; 0 where the process is not in it.
 pub fn inner_number(container: &Arc<Container>, pid: Pid) -> i32 {
     match kernel().processes.read().get(&pid) {
-        Some(process) if Arc::ptr_eq(&process.container, container) => process.inner,
+        Some(process) if process.container.sees(container) => process.inner,
         _ => 0,
     }
 }

@@ -9,6 +9,7 @@ use crate::errno::Result;
 use crate::sync::RwLock;
 
 pub mod accounting;
+pub mod adopt;
 pub mod container;
 pub mod credentials;
 pub mod elf;

@@ -10,7 +10,7 @@
 //! A signal that the host was just allowed to send (`CONTINUE`) is not pending yet, and a call may be on its way to being
 //! parked while a signal arrives. So [`expect`] looks now and a few times more, in growing steps, up to 50 ms.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -59,6 +59,27 @@ pub fn expect_group(group: Pid) {
         expect(&process);
     }
 }
+
+/// A parent, or one of its threads, is gone: its children that asked for a signal then (`PR_SET_PDEATHSIG`) get it from the host.
+pub fn parent_thread_is_gone(parent: &Process) {
+    if !DEATHS_ARE_MINDED.load(Ordering::Relaxed) {
+        return;
+    }
+    let minding: Vec<Arc<Process>> =
+        kernel().processes.read().values().filter(|process| process.minds_parent.load(Ordering::Relaxed)).cloned().collect();
+    for process in minding.iter().filter(|process| process.parent.load(Ordering::Relaxed) == parent.pid.0) {
+        expect(process);
+    }
+}
+
+/// Notes that a process has asked for a signal at its parent's death.
+pub fn mind_parent(process: &Process) {
+    process.minds_parent.store(true, Ordering::Relaxed);
+    DEATHS_ARE_MINDED.store(true, Ordering::Relaxed);
+}
+
+/// Whether any process ever has: spares the others a look at all processes.
+static DEATHS_ARE_MINDED: AtomicBool = AtomicBool::new(false);
 
 /// When to look again, in microseconds after [`expect`].
 const LOOKS: [u64; 5] = [60, 300, 2_000, 10_000, 50_000];
@@ -124,12 +145,19 @@ impl Observer for Look {
 /// the first thread of the group unless it blocks the signal (complete_signal() in kernel/signal.c); where it does and several
 /// others do not, nobody can tell which was chosen: those that are parked get `EINTR`, which every program must expect.
 pub fn attend(process: &Arc<Process>) {
-    let threads = process.threads.lock().clone();
+    let mut threads = process.threads.lock().clone();
+    let leaving = process.leaving.lock().clone();
+    threads.retain(|thread| !leaving.contains(&thread.tid));
     let parked: Vec<_> = threads.iter().filter_map(|thread| Some((thread, thread.parked.lock().clone()?))).collect();
     if parked.is_empty() {
         return;
     }
-    let leader_blocks = if threads.len() > 1 { Status::read(process.pid).map_or(0, |status| status.blocked) } else { 0 };
+    let first_blocks = match threads.as_slice() {
+        [_] => 0,
+        // The first thread has exited: it takes none.
+        _ if leaving.contains(&process.pid) => u64::MAX,
+        _ => Status::read(process.pid).map_or(0, |status| status.blocked),
+    };
     for (thread, call) in parked {
         let Ok(status) = Status::read(thread.tid) else { continue };
         let mask = *thread.wait_mask.lock();
@@ -144,7 +172,7 @@ pub fn attend(process: &Arc<Process>) {
         let shared = status.shared_pending & !status.blocked;
         if own != 0 || (shared != 0 && (thread.tid == process.pid || threads.len() == 1)) {
             call.interrupt();
-        } else if shared & leader_blocks != 0 {
+        } else if shared & first_blocks != 0 {
             call.interrupt_with(Errno::EINTR);
         }
     }
@@ -161,6 +189,11 @@ pub fn may_signal(sender: &Process, credentials: &Credentials, target: &Process,
         return true;
     }
     signal == libc::SIGCONT && process::session(sender.pid).is_ok_and(|own| process::session(target.pid) == Ok(own))
+}
+
+/// The processes that have numbers for a container's: its own, and those of containers that share its PID namespace.
+pub fn in_sight(container: &Arc<Container>) -> Vec<Arc<Process>> {
+    kernel().processes.read().values().filter(|process| process.container.sees(container)).cloned().collect()
 }
 
 /// The processes of a container.

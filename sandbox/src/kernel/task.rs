@@ -71,14 +71,22 @@ pub struct Process {
     pub pid: Pid,
     /// Its number in its container.
     pub inner: i32,
+    /// What its children inherit natively and nobody else has: see [`super::adopt`].
+    pub mark: u64,
     /// Who forked it, or who adopted it since, as far as is known.
     pub parent: AtomicI32,
     /// The host's handle on it.
     pub pidfd: OwnedFd,
     /// Whose it is.
     pub container: Arc<Container>,
-    /// Its threads by number.
+    /// Its threads. The first one stays when it exits before the others, as it does on Linux.
     pub threads: Mutex<Vec<Arc<Thread>>>,
+    /// What threads inherit that have been allowed and have not shown themselves; all alike.
+    pub starting: Mutex<Vec<super::fork::Snapshot>>,
+    /// Threads that have said that they exit, and that the host may still have.
+    pub leaving: Mutex<Vec<Pid>>,
+    /// Has asked for a signal at its parent's death (`PR_SET_PDEATHSIG`).
+    pub minds_parent: AtomicBool,
     /// What it runs; `None` before its first exec.
     pub executable: RwLock<Option<Arc<Executable>>>,
     /// getrlimit(2).
@@ -109,6 +117,15 @@ pub struct Process {
     pub login: Mutex<super::accounting::Login>,
 }
 
+/// What a thread has from its birth or its exec on.
+#[allow(missing_docs)]
+pub struct Holds {
+    pub credentials: Arc<Credentials>,
+    pub context: Arc<FileSystemContext>,
+    pub descriptors: Arc<DescriptorTable>,
+    pub name: [u8; 16],
+}
+
 /// A thread: Linux's task.
 pub struct Thread {
     /// Its number here.
@@ -129,13 +146,27 @@ pub struct Thread {
     pub parked: Mutex<Option<Arc<ParkedCall>>>,
     /// The signal mask that its parked call waits with, where that is not the thread's own.
     pub wait_mask: Mutex<Option<u64>>,
-    /// Forks that have been allowed and whose child has not shown itself yet.
-    pub forks: Mutex<Vec<crate::kernel::fork::Snapshot>>,
-    /// `PR_SET_KEEPCAPS`.
-    pub keep_capabilities: AtomicBool,
+    /// The fork that has been allowed and whose child has not shown itself yet.
+    pub fork: Mutex<Option<super::fork::Snapshot>>,
 }
 
 impl Thread {
+    /// A thread that does not wait in a call.
+    pub fn new(tid: Pid, inner: i32, process: &Arc<Process>, holds: Holds) -> Arc<Thread> {
+        Arc::new(Thread {
+            tid,
+            inner,
+            process: Arc::downgrade(process),
+            credentials: RwLock::new(holds.credentials),
+            context: RwLock::new(holds.context),
+            descriptors: RwLock::new(holds.descriptors),
+            name: Mutex::new(holds.name),
+            parked: Mutex::new(None),
+            wait_mask: Mutex::new(None),
+            fork: Mutex::new(None),
+        })
+    }
+
     /// Its thread group; `None` while that ends.
     pub fn process(&self) -> Option<Arc<Process>> {
         self.process.upgrade()

@@ -15,7 +15,7 @@ use crate::errno::{Errno, Result};
 use crate::kernel::container::Container;
 use crate::kernel::park::{self, ParkedCall};
 use crate::kernel::task::{Pid, Thread};
-use crate::kernel::{exec, fork, kernel};
+use crate::kernel::{adopt, exec, kernel};
 use crate::sync::Mutex;
 use crate::syscalls::{self, Call, Outcome};
 
@@ -59,6 +59,11 @@ impl Dispatcher {
     /// The listener, for answers and donations.
     pub fn listener(&self) -> &Listener {
         &self.listener
+    }
+
+    /// The calling worker is about to wait: another shall receive in its place.
+    pub fn heed(&self) {
+        workers::heed();
     }
 
     /// Stops answering a container's calls: a thread that waits for an answer can be killed but not frozen by the host, so answers stop
@@ -109,7 +114,7 @@ impl Dispatcher {
         let thread = if process.exec.lock().is_none() {
             thread
         } else {
-            if exec::settle(&process, &thread).is_err() {
+            if exec::settle(&process, Some(&thread)).is_err() {
                 return;
             }
             // The exec has made the process a thread of its own.
@@ -210,7 +215,7 @@ impl Dispatcher {
         if let Some(known) = kernel().threads.read().get(&tid) {
             return Some(known.clone());
         }
-        fork::thread(tid)
+        adopt::thread(tid)
     }
 }
 

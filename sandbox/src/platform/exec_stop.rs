@@ -18,41 +18,64 @@ use crate::syscalls::{Call, Outcome};
 
 /// `PTRACE_EVENT_EXEC`, as it stands above the stop signal in a wait status.
 const EXEC_EVENT: i32 = libc::PTRACE_EVENT_EXEC;
+/// How often a thread that is not its process's first one is looked at.
+const LOOK: std::time::Duration = std::time::Duration::from_micros(50);
 /// How much of the new stack is searched for the auxiliary vector, bytes.
 const STACK: u64 = 6 << 20;
 
 /// Lets the host execute the call under supervision and answers it.
 pub fn supervise(call: &Call) -> Result<Outcome> {
     let tid = call.thread.tid;
+    dispatcher().heed();
     process::trace(libc::PTRACE_SEIZE, tid, 0, (libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_EXITKILL) as u64)?;
     dispatcher().listener().let_go(call.id);
     let _ = process::trace(libc::PTRACE_INTERRUPT, tid, 0, 0);
     loop {
-        let Ok(status) = process::wait_traced(tid) else { return Ok(Outcome::Gone) };
-        if !libc::WIFSTOPPED(status) {
-            return Ok(Outcome::Gone);
-        }
-        match status >> 16 {
-            EXEC_EVENT => {
-                // A thread other than the first one has the process's number after its exec.
-                return Ok(executed(call));
-            }
-            event if event == libc::PTRACE_EVENT_STOP => {
+        match next_stop(call) {
+            // A thread other than the first one has the process's number after its exec.
+            Some(status) if status >> 16 == EXEC_EVENT => return Ok(executed(call)),
+            Some(status) if status >> 16 == libc::PTRACE_EVENT_STOP => {
                 // An interrupt is taken on the way out of the call: the exec has failed.
                 let _ = process::trace(libc::PTRACE_DETACH, tid, 0, 0);
                 return Ok(Outcome::Gone);
             }
-            _ => {
+            Some(status) => {
                 let signal = libc::WSTOPSIG(status);
                 let _ = process::trace(libc::PTRACE_CONT, tid, 0, signal as u64);
             }
+            None => return Ok(Outcome::Gone),
         }
+    }
+}
+
+/// Waits for the calling thread's next stop; `None` where it ends instead. A thread other than the first one stops at its exec by the process's number, and
+/// a wait for its own number would never see that: so both are looked at.
+fn next_stop(call: &Call) -> Option<i32> {
+    let (tid, pid) = (call.thread.tid, call.process.pid);
+    if tid == pid {
+        return process::wait_traced(tid).ok().filter(|status| libc::WIFSTOPPED(*status));
+    }
+    loop {
+        match process::try_wait_traced(tid) {
+            Ok(Some(status)) => return libc::WIFSTOPPED(status).then_some(status),
+            Ok(None) => {}
+            // Its number is gone: it is dead, or the first thread now.
+            Err(_) => match process::try_wait_stopped(pid) {
+                Ok(Some(status)) => return Some(status),
+                Ok(None) if call.process.exit.get().is_none() => {}
+                _ => return None,
+            },
+        }
+        std::thread::sleep(LOOK);
     }
 }
 
 fn executed(call: &Call) -> Outcome {
     let pid = call.process.pid;
-    let pending = call.process.exec.lock().take();
+    let pending = {
+        let mut slot = call.process.exec.lock();
+        if slot.as_ref().is_some_and(|pending| pending.thread == call.thread.tid) { slot.take() } else { None }
+    };
     let right = pending.is_some_and(|pending| {
         let credentials = pending.credentials.clone();
         exec::complete(&call.process, pending).is_ok() && secure(pid, &credentials).is_ok()

@@ -95,6 +95,17 @@ pub fn threads(process: Pid) -> Result<Vec<Pid>> {
     Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid).collect())
 }
 
+/// Every process of the kernel process's PID namespace.
+pub fn all() -> Result<Vec<Pid>> {
+    let entries = std::fs::read_dir("/proc")?;
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid).collect())
+}
+
+/// Whether a process has a thread of this number, be it dead but for its process.
+pub fn has_thread(process: Pid, thread: Pid) -> bool {
+    kill_thread(process, thread, 0) != Err(Errno::ESRCH)
+}
+
 /// Device and inode of the file a process executes.
 pub fn executable_identity(process: Pid) -> Result<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
@@ -150,6 +161,12 @@ pub fn queue_to_thread(process: Pid, thread: Pid, signal: i32, information: &[i3
     if sent < 0 { Err(Errno::last()) } else { Ok(()) }
 }
 
+/// A thread's personality(2).
+pub fn personality(thread: Pid) -> Result<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{}/personality", thread.0)).map_err(|_| Errno::ESRCH)?;
+    u32::from_str_radix(text.trim(), 16).map_err(|_| Errno::EIO)
+}
+
 /// Whether all of `start..end` is mapped in a process, by its /proc/PID/maps.
 pub fn is_mapped(process: Pid, start: u64, end: u64) -> Result<bool> {
     let text = std::fs::read_to_string(format!("/proc/{}/maps", process.0)).map_err(|_| Errno::ESRCH)?;
@@ -167,6 +184,12 @@ pub fn is_mapped(process: Pid, start: u64, end: u64) -> Result<bool> {
         }
     }
     Ok(at >= end)
+}
+
+/// A process's PID namespace, by its inode.
+pub fn pid_namespace(process: Pid) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(format!("/proc/{}/ns/pid", process.0)).map(|metadata| metadata.ino()).map_err(|_| Errno::ESRCH)
 }
 
 /// The process group of a process, in the kernel's numbering.
@@ -192,6 +215,19 @@ pub fn session(process: Pid) -> Result<Pid> {
     if session < 0 { Err(Errno::last()) } else { Ok(Pid(session)) }
 }
 
+/// getpriority(2) of one thread: its nice value.
+pub fn priority(thread: Pid) -> Result<i32> {
+    // SAFETY: no memory is passed. Raw, for the host's own value: 20 minus the nice value, which is never negative.
+    let value = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, thread.0) };
+    if value < 0 { Err(Errno::last()) } else { Ok(20 - value as i32) }
+}
+
+/// setpriority(2) of one thread.
+pub fn set_priority(thread: Pid, nice: i32) -> Result<()> {
+    // SAFETY: no memory is passed.
+    if unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, thread.0, nice) } < 0 { Err(Errno::last()) } else { Ok(()) }
+}
+
 /// This process's own hard limit.
 pub fn own_limit(resource: u32) -> u64 {
     let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: u64::MAX };
@@ -212,6 +248,24 @@ pub fn io_priority(thread: Pid) -> Result<i32> {
     // SAFETY: no memory is passed. Needed: no wrapper in the libraries used here.
     let priority = unsafe { libc::syscall(libc::SYS_ioprio_get, 1, thread.0) };
     if priority < 0 { Err(Errno::last()) } else { Ok(priority as i32) }
+}
+
+/// The limit that carries marks: not enforced by any Linux since 2.4.25 (getrlimit(2)), inherited by children, changed by nobody but this process.
+const MARKED: u32 = libc::RLIMIT_LOCKS;
+
+/// Gives a process a mark, which its children inherit.
+pub fn set_mark(process: Pid, mark: u64) -> Result<()> {
+    static MOST: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    let limit = libc::rlimit64 { rlim_cur: mark, rlim_max: *MOST.get_or_init(|| own_limit(MARKED)) };
+    // SAFETY: `limit` lives through the call; nothing is written back.
+    if unsafe { libc::prlimit64(process.0, MARKED, &limit, std::ptr::null_mut()) } < 0 { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// The mark that a process has or has inherited.
+pub fn mark(process: Pid) -> Result<u64> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for the result and lives through the call.
+    if unsafe { libc::prlimit64(process.0, MARKED, std::ptr::null(), &mut limit) } < 0 { Err(Errno::last()) } else { Ok(limit.rlim_cur) }
 }
 
 /// How a child of ours ended, as wait(2) encodes it; the zombie is gone afterwards. `EAGAIN` while it lives, `ECHILD` where it is
@@ -269,6 +323,21 @@ pub fn try_wait_traced(thread: Pid) -> Result<Option<i32>> {
         pid if pid > 0 => Ok(Some(status)),
         _ => Err(Errno::last()),
     }
+}
+
+/// The same for a thread of which only stops are looked at, never its end: that is for others to wait for.
+pub fn try_wait_stopped(thread: Pid) -> Result<Option<i32>> {
+    // SAFETY: all zeroes is a valid `siginfo_t`.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WSTOPPED | libc::WNOHANG | libc::__WALL;
+    // SAFETY: `info` is a valid place for the result and lives through the call.
+    if unsafe { libc::waitid(libc::P_PID, thread.0 as libc::id_t, &mut info, options) } < 0 {
+        return Err(Errno::last());
+    }
+    // SAFETY: waitid filled in the SIGCHLD members, or left zeroes.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    // As waitpid(2) has it: what stopped the thread stands above 0x7f.
+    Ok((pid != 0).then_some(status << 8 | 0x7f))
 }
 
 /// A stopped thread's stack pointer.

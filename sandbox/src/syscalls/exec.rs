@@ -36,12 +36,15 @@ fn execveat(call: &Call) -> Result<Outcome> {
 }
 
 fn start(call: &Call, path: &[u8]) -> Result<Outcome> {
-    crate::kernel::fork::bind(&call.process, &call.thread);
+    crate::kernel::adopt::bind(&call.process, &call.thread);
     let mut pending = exec::prepare(call, path);
-    for _ in 0..50 {
+    for look in 0..50 {
         // Another process executes another file by the same literal name right now: an exec takes well under a millisecond.
         if !matches!(pending, Err(Errno::EAGAIN)) {
             break;
+        }
+        if look == 0 {
+            dispatcher().heed();
         }
         std::thread::sleep(std::time::Duration::from_micros(500));
         exec::settle_all();
@@ -50,6 +53,8 @@ fn start(call: &Call, path: &[u8]) -> Result<Outcome> {
     let pending = pending?;
     let privileged = pending.privileged;
     dispatcher().listener().donate(call.id, exec::planted_file()?.as_fd(), PLANTED, true)?;
-    *call.process.exec.lock() = Some(pending);
+    if !exec::enter(&call.process, pending)? {
+        return Ok(Outcome::Gone);
+    }
     if privileged { exec_stop::supervise(call) } else { Ok(Outcome::Continue) }
 }

@@ -55,7 +55,6 @@ pub fn commit(call: &Call, credentials: Credentials) {
     if *before == credentials {
         return;
     }
-    fork::settle_threads(&call.process, &call.thread);
     if (before.euid, before.egid, before.fsuid, before.fsgid) != (credentials.euid, credentials.egid, credentials.fsuid, credentials.fsgid)
     {
         // commit_creds() in kernel/cred.c: no core dumps of what had other rights before (fs.suid_dumpable is 0).
@@ -82,15 +81,14 @@ fn put_three(call: &Call, values: [u32; 3]) -> Result<Outcome> {
 }
 
 /// What a change of user ids does to the capabilities (capabilities(7), "Effect of user ID changes on capabilities").
-fn fix_capabilities(call: &Call, before: &Credentials, after: &mut Credentials) {
+fn fix_capabilities(before: &Credentials, after: &mut Credentials) {
     if after.securebits & NO_SETUID_FIXUP != 0 {
         return;
     }
     let had_root = before.uid == 0 || before.euid == 0 || before.suid == 0;
     let has_root = after.uid == 0 || after.euid == 0 || after.suid == 0;
-    let keeps = after.securebits & KEEP_CAPS != 0 || call.thread.keep_capabilities.load(Ordering::Relaxed);
     if had_root && !has_root {
-        if !keeps {
+        if after.securebits & KEEP_CAPS == 0 {
             after.permitted = Capabilities::NONE;
             after.effective = Capabilities::NONE;
         }
@@ -135,7 +133,7 @@ fn setuid(call: &Call) -> Result<Outcome> {
     }
     after.euid = uid;
     after.fsuid = uid;
-    fix_capabilities(call, &before, &mut after);
+    fix_capabilities(&before, &mut after);
     commit(call, after);
     Ok(().into())
 }
@@ -180,7 +178,7 @@ fn setreuid(call: &Call) -> Result<Outcome> {
         after.suid = after.euid;
     }
     after.fsuid = after.euid;
-    fix_capabilities(call, &before, &mut after);
+    fix_capabilities(&before, &mut after);
     commit(call, after);
     Ok(().into())
 }
@@ -224,7 +222,7 @@ fn setresuid(call: &Call) -> Result<Outcome> {
         }
     }
     after.fsuid = after.euid;
-    fix_capabilities(call, &before, &mut after);
+    fix_capabilities(&before, &mut after);
     commit(call, after);
     Ok(().into())
 }
@@ -299,7 +297,12 @@ fn setgroups(call: &Call) -> Result<Outcome> {
     if count > GROUPS {
         return Err(Errno::EINVAL);
     }
-    let groups: Vec<u32> = call.memory().read_values(call.address(1), count)?;
+    let mut groups: Vec<u32> = call.memory().read_values(call.address(1), count)?;
+    if groups.contains(&UNCHANGED) {
+        return Err(Errno::EINVAL);
+    }
+    // groups_sort() in kernel/groups.c: getgroups(2) shows them so.
+    groups.sort_unstable();
     let mut after = (*call.credentials()).clone();
     after.groups = groups.into();
     commit(call, after);

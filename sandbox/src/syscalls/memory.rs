@@ -8,7 +8,6 @@ use std::os::fd::AsFd;
 
 use super::{Argument, Call, Entry, Outcome};
 use crate::errno::{Errno, Result};
-use crate::kernel::credentials::Capability;
 use crate::kernel::fork;
 use crate::platform::dispatch::dispatcher;
 use crate::platform::memory::{MAX_SEGMENTS, Memory, Segments};
@@ -103,7 +102,7 @@ fn mincore(call: &Call) -> Result<Outcome> {
         return Err(Errno::EINVAL);
     }
     let end = start.checked_add(length).and_then(|end| end.checked_next_multiple_of(4096)).ok_or(Errno::ENOMEM)?;
-    if !crate::platform::process::is_mapped(call.process.pid, start, end)? {
+    if !crate::platform::process::is_mapped(call.thread.tid, start, end)? {
         return Err(Errno::ENOMEM);
     }
     let pages = (end - start) / 4096;
@@ -121,14 +120,14 @@ fn transfer(call: &Call, writes: bool) -> Result<Outcome> {
     if call.raw(5) != 0 || call.raw(2) > MAX_SEGMENTS as u64 || call.raw(4) > MAX_SEGMENTS as u64 {
         return Err(Errno::EINVAL);
     }
-    let other = fork::find(&call.process.container, call.int(0)).ok_or(Errno::ESRCH)?;
-    let (mine, theirs) = (call.credentials(), other.threads.lock().first().map(|thread| thread.credentials.read().clone()));
-    let theirs = theirs.ok_or(Errno::ESRCH)?;
-    let same = [theirs.uid, theirs.euid, theirs.suid].iter().all(|id| *id == mine.uid)
-        && [theirs.gid, theirs.egid, theirs.sgid].iter().all(|id| *id == mine.gid)
-        && other.dumpable.load(std::sync::atomic::Ordering::Relaxed) == 1;
-    if other.pid != call.process.pid && !same && !mine.capable(Capability::SysPtrace) {
-        return Err(Errno::EPERM);
+    let other = fork::find_either(&call.process.container, call.int(0)).ok_or(Errno::ESRCH)?;
+    if other.pid != call.process.pid {
+        // It may run another program by now, of which it is not known yet whether it may.
+        crate::kernel::exec::settle(&other, None)?;
+        let theirs = other.threads.lock().first().map(|thread| thread.credentials.read().clone()).ok_or(Errno::ESRCH)?;
+        if !call.credentials().may_access(&theirs, other.dumpable.load(std::sync::atomic::Ordering::Relaxed) == 1) {
+            return Err(Errno::EPERM);
+        }
     }
     let mut local = call.memory().read_segments(call.address(1), call.raw(2))?;
     let mut remote = call.memory().read_segments(call.address(3), call.raw(4))?.in_memory(Memory::of(other.pid));

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use super::{Argument, Call, Entry, Outcome};
 use crate::errno::{Errno, Result};
-use crate::kernel::task::Process;
-use crate::kernel::{fork, signal};
-use crate::platform::process;
+use crate::kernel::task::{Pid, Process};
+use crate::kernel::{fork, kernel, signal};
+use crate::platform::process::{self, Status};
 
 use Argument::{Number, Pointer, Signal};
 
@@ -29,7 +29,6 @@ fn check_signal(number: i32) -> Result<()> {
 
 fn kill(call: &Call) -> Result<Outcome> {
     let (target, number) = (call.int(0), call.int(1));
-    check_signal(number)?;
     match target {
         1.. => to_one(call, target, number),
         0 => {
@@ -37,14 +36,14 @@ fn kill(call: &Call) -> Result<Outcome> {
             to_many(call, signal::members(group), number)
         }
         -1 => {
-            let others = signal::of_container(&call.process.container).into_iter();
+            let others = signal::in_sight(&call.process.container).into_iter();
             to_many(call, others.filter(|process| process.inner != 1 && process.pid != call.process.pid).collect(), number)
         }
         i32::MIN => Err(Errno::ESRCH),
         _ => {
             // A group is named by its leader's number, whether the leader lives or not: ask the members.
             let wanted = -target;
-            let members = signal::of_container(&call.process.container);
+            let members = signal::in_sight(&call.process.container);
             let of_group = members.into_iter().filter(|process| inner_group(call, process) == Some(wanted)).collect();
             to_many(call, of_group, number)
         }
@@ -65,28 +64,43 @@ fn inner_group(call: &Call, process: &Arc<Process>) -> Option<i32> {
 }
 
 fn to_one(call: &Call, target: i32, number: i32) -> Result<Outcome> {
-    let process = fork::find(&call.process.container, target).ok_or(Errno::ESRCH);
-    let process = match process {
-        Ok(process) => process,
-        // A thread's number names its process too; a zombie is nobody's any more but the host still knows it.
-        Err(_) => match find_thread(call, target) {
-            Some(process) => process,
-            None => return Ok(Outcome::Continue),
-        },
-    };
-    if !signal::may_signal(&call.process, &call.credentials(), &process, number) {
+    // A thread's number names its process too.
+    let Some(process) = fork::find_either(&call.process.container, target) else { return to_zombie(call, target, number) };
+    // In the order of kill_pid_info(): whether there is somebody comes first.
+    check_signal(number)?;
+    permit(call, &process, number)
+}
+
+/// `EPERM` where the caller may not; else the host is let go on, and the target looked at.
+fn permit(call: &Call, process: &Arc<Process>, number: i32) -> Result<Outcome> {
+    if !signal::may_signal(&call.process, &call.credentials(), process, number) {
         return Err(Errno::EPERM);
     }
     if number != 0 {
-        signal::expect(&process);
+        signal::expect(process);
     }
     Ok(Outcome::Continue)
+}
+
+/// A process that awaits its parent's wait(2) takes every signal, to no effect. Who is neither that nor known here is nobody: the host is not asked, which
+/// would ask nobody whether the caller may.
+fn to_zombie(call: &Call, target: i32, number: i32) -> Result<Outcome> {
+    let known = |pid: &Pid| kernel().processes.read().contains_key(pid);
+    let mut unknown = process::all()?;
+    unknown.retain(|pid| !known(pid));
+    let is_it = |pid: Pid| {
+        let status = Status::read(pid).ok()?;
+        let dead = status.inner == target && status.is_dead();
+        (dead && process::pid_namespace(pid).ok()? == process::pid_namespace(call.thread.tid).ok()?).then_some(())
+    };
+    if unknown.into_iter().any(|pid| is_it(pid).is_some()) { check_signal(number).map(Outcome::from) } else { Err(Errno::ESRCH) }
 }
 
 fn to_many(call: &Call, targets: Vec<Arc<Process>>, number: i32) -> Result<Outcome> {
     if targets.is_empty() {
         return Err(Errno::ESRCH);
     }
+    check_signal(number)?;
     let who = call.credentials();
     let (allowed, refused): (Vec<_>, Vec<_>) =
         targets.into_iter().partition(|target| signal::may_signal(&call.process, &who, target, number));
@@ -107,15 +121,6 @@ fn to_many(call: &Call, targets: Vec<Arc<Process>>, number: i32) -> Result<Outco
     Ok(().into())
 }
 
-fn find_thread(call: &Call, inner: i32) -> Option<Arc<Process>> {
-    let threads: Vec<_> = crate::kernel::kernel().threads.read().values().cloned().collect();
-    threads
-        .into_iter()
-        .filter(|thread| thread.inner == inner)
-        .filter_map(|thread| thread.process())
-        .find(|process| Arc::ptr_eq(&process.container, &call.process.container))
-}
-
 /// tkill and tgkill: inside one process always allowed; the common case is raise(3) and pthread_kill(3).
 fn to_thread(call: &Call, group: Option<i32>, thread: i32, number: i32) -> Result<Outcome> {
     if thread <= 0 || group.is_some_and(|group| group <= 0) {
@@ -128,16 +133,13 @@ fn to_thread(call: &Call, group: Option<i32>, thread: i32, number: i32) -> Resul
     let process = match group {
         Some(group) if group == call.process.inner => Some(call.process.clone()),
         Some(group) => fork::find(&call.process.container, group),
-        None => find_thread(call, thread).or_else(|| fork::find(&call.process.container, thread)),
+        None => fork::find_either(&call.process.container, thread),
     };
-    // Not known here: a thread that has not made a call yet, or nobody. The host tells.
-    if let Some(process) = process {
-        if !signal::may_signal(&call.process, &call.credentials(), &process, number) {
-            return Err(Errno::EPERM);
-        }
-        signal::expect(&process);
+    match process {
+        // Whether the thread is one of that process, the host tells.
+        Some(process) => permit(call, &process, number),
+        None => to_zombie(call, group.unwrap_or(thread), number),
     }
-    Ok(Outcome::Continue)
 }
 
 fn tkill(call: &Call) -> Result<Outcome> {

@@ -1,13 +1,14 @@
 //! The system and its limits: uname(2), sysinfo(2), getrlimit(2), the scheduler, extended attributes that are not there.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Argument, Call, Entry, Outcome};
 use crate::errno::{Errno, Result};
 use crate::kernel::credentials::{Capability, Credentials};
-use crate::kernel::fork;
 use crate::kernel::limits::Limit;
-use crate::kernel::task::{Pid, Process};
+use crate::kernel::task::{Process, Thread};
+use crate::kernel::{fork, signal};
 use crate::platform::process;
 
 use Argument::{Descriptor, Hex, Number, Path, Pointer};
@@ -33,11 +34,16 @@ pub const TABLE: &[Entry] = &[
     Entry::new(libc::SYS_sched_setscheduler, "sched_setscheduler", on_owned, &[Number, Number, Pointer]),
     Entry::new(libc::SYS_sched_setparam, "sched_setparam", on_owned, &[Number, Pointer]),
     Entry::new(libc::SYS_sched_getattr, "sched_getattr", on_own, &[Number, Pointer, Number, Hex]),
+    Entry::new(libc::SYS_sched_setattr, "sched_setattr", on_owned, &[Number, Pointer, Hex]),
     Entry::new(libc::SYS_sched_rr_get_interval, "sched_rr_get_interval", on_own, &[Number, Pointer]),
     Entry::new(libc::SYS_sched_get_priority_max, "sched_get_priority_max", native, &[Number]),
     Entry::new(libc::SYS_sched_get_priority_min, "sched_get_priority_min", native, &[Number]),
     Entry::new(libc::SYS_getpriority, "getpriority", priority, &[Number, Number]),
     Entry::new(libc::SYS_setpriority, "setpriority", set_priority, &[Number, Number, Number]),
+    Entry::new(libc::SYS_ioprio_get, "ioprio_get", |call| io_priority(call, false), &[Number, Number]),
+    Entry::new(libc::SYS_ioprio_set, "ioprio_set", |call| io_priority(call, true), &[Number, Number, Hex]),
+    Entry::new(libc::SYS_get_robust_list, "get_robust_list", robust_list, &[Number, Pointer, Pointer]),
+    Entry::new(libc::SYS_vhangup, "vhangup", |_| Err(Errno::EPERM), &[]),
     Entry::new(libc::SYS_personality, "personality", personality, &[Hex]),
     Entry::new(libc::SYS_syslog, "syslog", |_| Err(Errno::EPERM), &[Number, Pointer, Number]),
     Entry::new(libc::SYS_reboot, "reboot", |_| Err(Errno::EPERM), &[Hex, Hex, Hex]),
@@ -48,7 +54,7 @@ pub const TABLE: &[Entry] = &[
     Entry::new(libc::SYS_pivot_root, "pivot_root", |_| Err(Errno::EPERM), &[Path, Path]),
     Entry::new(libc::SYS_acct, "acct", |_| Err(Errno::EPERM), &[Path]),
     Entry::new(libc::SYS_settimeofday, "settimeofday", |_| Err(Errno::EPERM), &[Pointer, Pointer]),
-    Entry::new(libc::SYS_clock_settime, "clock_settime", |_| Err(Errno::EPERM), &[Number, Pointer]),
+    Entry::new(libc::SYS_clock_settime, "clock_settime", clock_settime, &[Number, Pointer]),
     Entry::new(libc::SYS_clock_gettime, "clock_gettime", processor_clock, &[Number, Pointer]),
     Entry::new(libc::SYS_clock_getres, "clock_getres", processor_clock, &[Number, Pointer]),
     Entry::new(libc::SYS_init_module, "init_module", |_| Err(Errno::EPERM), &[Pointer, Number, Pointer]),
@@ -94,20 +100,21 @@ fn on_owned(call: &Call) -> Result<Outcome> {
 
 /// `EPERM` where the thread with this number in the container is another user's and the caller has no `CAP_SYS_NICE` (sched_setaffinity(2)).
 fn require_owner(call: &Call, number: i32) -> Result<()> {
-    if number == 0 || call.credentials().capable(Capability::SysNice) {
+    if number == 0 || number == call.thread.inner {
         return Ok(());
     }
-    let threads: Vec<_> = crate::kernel::kernel().threads.read().values().filter(|thread| thread.inner == number).cloned().collect();
-    let known =
-        threads.into_iter().find(|thread| thread.process().is_some_and(|process| Arc::ptr_eq(&process.container, &call.process.container)));
-    // A child that has made no call yet is looked for; so is a thread of the caller's own, which pthread_create(3) does this to.
-    let known = known.or_else(|| fork::find(&call.process.container, number)?.threads.lock().first().cloned());
-    match known {
-        Some(thread) if owns(call, &thread.credentials.read()) => Ok(()),
-        Some(_) => Err(Errno::EPERM),
-        None if is_own_thread(call.process.pid, number) => Ok(()),
-        None => Err(Errno::ESRCH),
+    if number < 0 {
+        return Err(Errno::EINVAL);
     }
+    let thread = find(call, number).ok_or(Errno::ESRCH)?;
+    let theirs = thread.credentials.read().clone();
+    if call.credentials().capable(Capability::SysNice) || owns(call, &theirs) { Ok(()) } else { Err(Errno::EPERM) }
+}
+
+/// The thread with this number. One that has made no call yet is looked for: pthread_create(3) does this to its threads before they begin.
+fn find(call: &Call, number: i32) -> Option<Arc<Thread>> {
+    let first = || fork::find(&call.process.container, number)?.threads.lock().first().cloned();
+    fork::find_thread(&call.process.container, number).or_else(first)
 }
 
 /// Whether the caller's effective user is the real or effective user of the other.
@@ -116,54 +123,119 @@ fn owns(call: &Call, other: &Credentials) -> bool {
     other.uid == euid || other.euid == euid
 }
 
-/// Whether a process has a thread with this number in its innermost PID namespace.
-fn is_own_thread(process: Pid, number: i32) -> bool {
-    let Ok(tasks) = std::fs::read_dir(format!("/proc/{}/task", process.0)) else { return false };
-    tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok()).any(|status| {
-        let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-        line.and_then(|numbers| numbers.split_whitespace().next_back()).is_some_and(|inner| inner.parse() == Ok(number))
-    })
-}
-
-/// setpriority(2): as for [`on_owned`]; of a group, every member must be the caller's.
-fn set_priority(call: &Call) -> Result<Outcome> {
-    match (call.int(0), call.int(1)) {
-        (PRIO_PROCESS, number) => require_owner(call, number)?,
-        (PRIO_GROUP, number) if !call.credentials().capable(Capability::SysNice) => {
-            let wanted = if number == 0 { process::inner_group(call.process.pid)? } else { number };
-            for member in crate::kernel::signal::of_container(&call.process.container) {
-                if process::inner_group(member.pid) == Ok(wanted) {
-                    require_owner(call, member.inner)?;
-                }
-            }
+/// A process group by its number in the container, 0 for the caller's. `EPERM` where a member is another user's.
+fn require_group(call: &Call, number: i32) -> Result<()> {
+    let wanted = if number == 0 { process::inner_group(call.process.pid)? } else { number };
+    for member in signal::in_sight(&call.process.container) {
+        if process::inner_group(member.pid) == Ok(wanted) {
+            require_owner(call, member.inner)?;
         }
-        _ => {}
     }
-    priority(call)
+    Ok(())
 }
 
-/// Priorities of processes and groups are the host's; of users there is no native notion here.
+/// The threads of a real user in the container, 0 for the caller's. `ESRCH` where there is none.
+fn of_user(call: &Call, user: u32) -> Result<Vec<Arc<Thread>>> {
+    let wanted = if user == 0 { call.credentials().uid } else { user };
+    let processes = signal::in_sight(&call.process.container);
+    let mut threads: Vec<Arc<Thread>> = processes.iter().flat_map(|process| process.threads.lock().clone()).collect();
+    threads.retain(|thread| thread.credentials.read().uid == wanted);
+    if threads.is_empty() { Err(Errno::ESRCH) } else { Ok(threads) }
+}
+
+/// setpriority(2): as for [`on_owned`]; of a group, every member must be the caller's. Users exist only here: of them, this kernel sets each thread's.
+fn set_priority(call: &Call) -> Result<Outcome> {
+    match call.int(0) {
+        PRIO_PROCESS => require_owner(call, call.int(1))?,
+        PRIO_GROUP => require_group(call, call.int(1))?,
+        PRIO_USER => return set_user_priority(call).map(Outcome::from),
+        _ => return Err(Errno::EINVAL),
+    }
+    Ok(Outcome::Continue)
+}
+
+fn set_user_priority(call: &Call) -> Result<()> {
+    let nice = call.int(2).clamp(-20, 19);
+    let privileged = call.credentials().capable(Capability::SysNice);
+    let mut result = Ok(());
+    for thread in of_user(call, call.uint(1))? {
+        let Some(process) = thread.process() else { continue };
+        // RLIMIT_NICE counts from 20 down (getrlimit(2)).
+        let limit = process.limits.read().0[libc::RLIMIT_NICE as usize].soft;
+        let raises = nice < process::priority(thread.tid)?;
+        result = if !privileged && !owns(call, &thread.credentials.read()) {
+            Err(Errno::EPERM)
+        } else if !privileged && raises && (20 - nice) as u64 > limit {
+            Err(Errno::EACCES)
+        } else {
+            process::set_priority(thread.tid, nice).and(result)
+        };
+    }
+    result
+}
+
+/// Priorities of processes and groups are the host's.
 fn priority(call: &Call) -> Result<Outcome> {
     match call.int(0) {
         PRIO_PROCESS | PRIO_GROUP => Ok(Outcome::Continue),
+        PRIO_USER => {
+            let threads = of_user(call, call.uint(1))?;
+            let lowest = threads.iter().filter_map(|thread| process::priority(thread.tid).ok()).min().ok_or(Errno::ESRCH)?;
+            Ok(Outcome::Value(i64::from(20 - lowest)))
+        }
         _ => Err(Errno::EINVAL),
     }
 }
 
-/// `PRIO_PROCESS` and `PRIO_PGRP`.
+/// `PRIO_PROCESS`, `PRIO_PGRP` and `PRIO_USER`; one less than ioprio_get(2)'s.
 const PRIO_PROCESS: i32 = 0;
 const PRIO_GROUP: i32 = 1;
+const PRIO_USER: i32 = 2;
+
+/// ioprio_get(2) and ioprio_set(2): of processes and groups they are the host's; of users, whom the host does not know, there is no notion here.
+fn io_priority(call: &Call, sets: bool) -> Result<Outcome> {
+    match call.int(0) - 1 {
+        PRIO_PROCESS if sets => require_owner(call, call.int(1))?,
+        PRIO_GROUP if sets => require_group(call, call.int(1))?,
+        PRIO_PROCESS | PRIO_GROUP => {}
+        _ => return Err(Errno::EINVAL),
+    }
+    Ok(Outcome::Continue)
+}
+
+/// get_robust_list(2): where a thread's list begins is for those who may look into it.
+fn robust_list(call: &Call) -> Result<Outcome> {
+    let number = call.int(0);
+    if number != 0 && number != call.thread.inner {
+        let thread = find(call, number).ok_or(Errno::ESRCH)?;
+        let process = thread.process().ok_or(Errno::ESRCH)?;
+        let theirs = thread.credentials.read().clone();
+        if process.pid != call.process.pid && !call.credentials().may_access(&theirs, process.dumpable.load(Ordering::Relaxed) == 1) {
+            return Err(Errno::EPERM);
+        }
+    }
+    Ok(Outcome::Continue)
+}
 
 fn uname(call: &Call) -> Result<Outcome> {
     const FIELD: usize = 65;
     let names = call.process.container.names.read().clone();
+    let persona = if PERSONALITIES.load(Ordering::Relaxed) { process::personality(call.thread.tid)? } else { 0 };
+    let machine = if persona & PERSONALITY_KIND == LINUX32 { "i686" } else { "x86_64" };
+    // kernel/sys.c, override_release(): 3.x is 2.6.40 + x, 4.x and later 2.6.60 + x.
+    let release = if persona & UNAME26 != 0 { RELEASE_26 } else { RELEASE };
     let mut bytes = [0u8; FIELD * 6];
-    for (index, text) in ["Linux", &names.host, RELEASE, VERSION, "x86_64", &names.domain].into_iter().enumerate() {
+    for (index, text) in ["Linux", &names.host, release, VERSION, machine, &names.domain].into_iter().enumerate() {
         let length = text.len().min(FIELD - 1);
         bytes[index * FIELD..index * FIELD + length].copy_from_slice(&text.as_bytes()[..length]);
     }
     call.memory().write(call.address(0), &bytes)?;
     Ok(().into())
+}
+
+/// Only the real-time clock can be set at all, and that not from here.
+fn clock_settime(call: &Call) -> Result<Outcome> {
+    Err(if call.int(0) == libc::CLOCK_REALTIME { Errno::EPERM } else { Errno::EINVAL })
 }
 
 fn set_name(call: &Call, change: impl FnOnce(&mut crate::kernel::container::UtsNames, String)) -> Result<Outcome> {
@@ -250,24 +322,31 @@ fn limits(call: &Call, target: &Arc<Process>, resource: u32, new: Option<usize>,
     Ok(().into())
 }
 
-/// Only the plain Linux personality, and address-space randomisation, which is the caller's own affair.
+/// Whether any thread has another personality than Linux's own: then uname(2) asks which.
+static PERSONALITIES: AtomicBool = AtomicBool::new(false);
+/// `PER_MASK`: whose system calls, beside flags.
+const PERSONALITY_KIND: u32 = 0xff;
+/// `PER_LINUX32`: a machine of 32 bits by its name.
+const LINUX32: u32 = 8;
+/// `UNAME26`: a release of 2.6 by its name.
+const UNAME26: u32 = 0x0002_0000;
+/// [`RELEASE`] as such a program sees it.
+const RELEASE_26: &str = "2.6.61-bulkhead";
+
+/// personality(2): Linux's own, of 64 or 32 bits, with flags about the names it sees and its own address space. Not what maps a page at zero, nor the
+/// quirks of other systems.
 fn personality(call: &Call) -> Result<Outcome> {
-    const NO_RANDOMIZATION: u32 = 0x0040_0000;
-    match call.uint(0) {
-        u32::MAX | 0 => Ok(().into()),
-        NO_RANDOMIZATION => Ok(Outcome::Continue),
-        _ => Err(Errno::EINVAL),
+    /// `ADDR_NO_RANDOMIZE`, `ADDR_COMPAT_LAYOUT`, `READ_IMPLIES_EXEC`, `ADDR_LIMIT_32BIT`, `ADDR_LIMIT_3GB`.
+    const ADDRESSES: u32 = 0x0004_0000 | 0x0020_0000 | 0x0040_0000 | 0x0080_0000 | 0x0800_0000;
+    let persona = call.uint(0);
+    if persona == u32::MAX {
+        return Ok(Outcome::Continue);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_knows_its_own_threads() {
-        let own = std::process::id() as i32;
-        assert!(is_own_thread(Pid(own), own));
-        assert!(!is_own_thread(Pid(own), -1));
+    if persona & !(LINUX32 | UNAME26 | ADDRESSES) != 0 {
+        return Err(Errno::EPERM);
     }
+    if persona != 0 {
+        PERSONALITIES.store(true, Ordering::Relaxed);
+    }
+    Ok(Outcome::Continue)
 }

@@ -63,9 +63,7 @@ fn notification(call: &Call, words: [u64; 3]) -> Result<Notification> {
 fn thread_of(call: &Call, inner: i32) -> Option<crate::kernel::task::Pid> {
     let known = || call.process.threads.lock().iter().find(|thread| thread.inner == inner).map(|thread| thread.tid);
     known().or_else(|| {
-        for thread in crate::platform::process::threads(call.process.pid).unwrap_or_default() {
-            let _ = crate::kernel::fork::thread(thread);
-        }
+        crate::kernel::adopt::threads(&call.process);
         known()
     })
 }

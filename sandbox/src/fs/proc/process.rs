@@ -12,6 +12,7 @@ use crate::kernel::kernel;
 use crate::kernel::limits::Limits;
 use crate::kernel::task::{self, Process, Thread};
 use crate::vfs::node::LinkTarget;
+use crate::vfs::object::ObjectNode;
 
 /// An id map that has been written and cannot be again: every id is itself (user_namespaces(7)).
 const EVERY_ID: &str = "         0          0 4294967295\n";
@@ -172,7 +173,10 @@ fn common(room: &Room) -> Vec<Named> {
         room.file("io", input_output).mode(0o400),
         room.place("exe", |process, _| {
             let executable = process.executable.read().clone().ok_or(Errno::ENOENT)?;
-            Ok(LinkTarget::Place(executable.location.clone()))
+            match executable.location.node.as_any().downcast_ref::<ObjectNode>() {
+                Some(object) => Ok(LinkTarget::Object(object.0.clone())),
+                None => Ok(LinkTarget::Place(executable.location.clone())),
+            }
         }),
         room.place("cwd", |_, thread| Ok(LinkTarget::Place(thread.context.read().get().cwd))),
         room.place("root", |_, thread| Ok(LinkTarget::Place(thread.context.read().get().root))),
