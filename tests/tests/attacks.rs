@@ -46,6 +46,41 @@ fn memory_that_changes_during_a_call() {
     assert_eq!((ran.output.trim(), ran.code), ("leaked 0, odd 0", 0));
 }
 
+/// What an attack prints, line by line, when it has achieved nothing.
+fn achieves_nothing(name: &str, expected: &[&str]) {
+    let Some(lab) = Lab::open() else { return };
+    compile(&lab, name);
+    let ran = attack(&lab, name, &[&format!("/attacks/{name}")], |_| {});
+    assert_eq!((ran.output.lines().collect::<Vec<_>>(), ran.code), (expected.to_vec(), 0));
+}
+
+#[test]
+fn children_are_nobody_else() {
+    achieves_nothing("children", &["stolen 0, shown most, broken 0"]);
+}
+
+#[test]
+fn programs_that_gain_rights_are_nobody_elses() {
+    achieves_nothing(
+        "execs",
+        &[
+            "two at once: insecure 0, killed 0, odd 0",
+            "not the first thread: 11 11",
+            "shared directory: 10, no randomisation: 10",
+            "mapped at the mark: odd 0",
+            "vfork without exec: 7",
+        ],
+    );
+}
+
+#[test]
+fn signals_reach_nobody_they_should_not() {
+    achieves_nothing(
+        "signalling",
+        &["reached 0, ptrace -1 -1 -1", "alive 1 1", "everyone 3, root ended by 9", "threads 300, children 1500", "end 0"],
+    );
+}
+
 #[test]
 fn donated_files_give_nothing_but_their_mapping() {
     let Some(lab) = Lab::open() else { return };
