@@ -97,7 +97,9 @@ pub fn fork_into(keep: OwnedFd, first: impl FnOnce() -> io::Result<()>, then: im
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Parent { child } => Ok(child.as_raw()),
         nix::unistd::ForkResult::Child => {
-            let status = first().and_then(|()| keep_only(keep)).map_or(1, then);
+            // Opened first: the child may leave the tree in which it is.
+            let null = std::fs::File::options().read(true).write(true).open("/dev/null");
+            let status = null.and_then(|null| first().and_then(|()| keep_only(keep, null))).map_or(1, then);
             // SAFETY: ends the process; nothing of the parent's is flushed or dropped here.
             unsafe { libc::_exit(status) }
         }
@@ -105,9 +107,8 @@ pub fn fork_into(keep: OwnedFd, first: impl FnOnce() -> io::Result<()>, then: im
 }
 
 /// The fresh child's descriptors: `/dev/null` three times, and `keep`.
-fn keep_only(keep: OwnedFd) -> io::Result<OwnedFd> {
+fn keep_only(keep: OwnedFd, null: std::fs::File) -> io::Result<OwnedFd> {
     const KEPT: RawFd = 3;
-    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
     // Both are closed below, by number: their owners must not close what has their numbers then.
     let (keep, null) = (std::mem::ManuallyDrop::new(keep), std::mem::ManuallyDrop::new(null));
     // SAFETY: numbers 0 to 2 have no owner in Rust. Number 3 may have one, as may those that are closed: all of them are

@@ -7,27 +7,33 @@
 //!
 //! - is forked by the command that creates, and is inherited by whoever inherits from it;
 //! - is in the pod's network namespace and in the container's cgroup;
+//! - has an empty, read-only tree for its root, in a mount namespace of its own. Clients enter a container's tree by this number (`podman cp` writes
+//!   there, `podman top` lists the /proc that it finds there, hooks mount there), and would find the host's. The container's own tree is the wall's to
+//!   show; so they find nothing, and say so;
 //! - asks the wall to `Wait`, and exits with what it is answered;
 //! - forwards the signals that it gets. One that can not be caught means the process too: the wall kills the process
 //!   when the stand-in's connection closes without having been answered (`kill_when_abandoned`).
 //!
 //! When the wall dies the stand-in exits as a killed process does, with 137.
 
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bulkhead_protocol::call::Method;
 use bulkhead_protocol::client::{CallError, Client};
 use bulkhead_protocol::messages::{SignalRequest, WaitRequest, WaitResponse};
+use nix::cmsg_space;
 use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, setsid};
+use nix::unistd::{Pid, pivot_root, setsid};
 use serde::{Deserialize, Serialize};
 
 use crate::host;
@@ -46,8 +52,6 @@ pub struct StandIn {
 /// For whom.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Assignment {
-    /// The control socket of the wall.
-    pub socket: PathBuf,
     /// The container.
     pub container: String,
     /// The exec, or empty for the container's init.
@@ -66,7 +70,7 @@ impl StandIn {
             if let Some(network) = network {
                 setns(network, CloneFlags::CLONE_NEWNET)?;
             }
-            std::env::set_current_dir("/")
+            leave_tree()
         };
         let pid = host::fork_into(theirs.into(), enter, |control| live(control.into()).unwrap_or(1))?;
         let mut stand_in = Self { handle: ProcessHandle { pid, start_time: 0 }, control: Some(ours) };
@@ -79,13 +83,19 @@ impl StandIn {
         self.handle
     }
 
-    /// Tells it for whom it stands in, and returns when it waits. From now on it lives as long as the process.
+    /// Tells it for whom it stands in, behind the wall with this control socket, and returns when it waits. From now on it lives as long as the
+    /// process.
     ///
     /// # Errors
     /// It is gone, or could not reach the wall.
-    pub fn assign(mut self, assignment: &Assignment) -> io::Result<ProcessHandle> {
+    pub fn assign(mut self, socket: &Path, assignment: &Assignment) -> io::Result<ProcessHandle> {
         let Some(mut control) = self.control.take() else { return Err(io::ErrorKind::BrokenPipe.into()) };
-        control.write_all(&serde_json::to_vec(assignment)?)?;
+        // It has no path to the socket: one connection to wait on, one to send signals on.
+        let connections = [bulkhead_protocol::client::connect(socket)?, bulkhead_protocol::client::connect(socket)?];
+        let text = serde_json::to_vec(assignment)?;
+        let numbers = [connections[0].as_raw_fd(), connections[1].as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&numbers)];
+        sendmsg::<()>(control.as_raw_fd(), &[IoSlice::new(&text)], &rights, MsgFlags::MSG_NOSIGNAL, None)?;
         control.shutdown(std::net::Shutdown::Write)?;
         let mut answer = [0];
         if let Err(error) = control.read_exact(&mut answer) {
@@ -106,15 +116,46 @@ impl Drop for StandIn {
     }
 }
 
+/// Leaves the host's tree for an empty one, for good: the calling process's mount namespace is its own from here on.
+fn leave_tree() -> io::Result<()> {
+    let none = None::<&str>;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    // Over a directory that every host has.
+    mount(Some("tmpfs"), "/proc", Some("tmpfs"), flags, Some("mode=555,size=4k,nr_inodes=2"))?;
+    std::env::set_current_dir("/proc")?;
+    // The old root is stacked on the new one, and taken away from there (pivot_root(2)).
+    pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    std::env::set_current_dir("/")
+}
+
+/// Takes an assignment with its two connections. An end without one: nobody needs a stand-in any more.
+fn receive(control: &UnixStream) -> io::Result<(Assignment, [Client; 2])> {
+    // Two identifiers and their names.
+    let mut text = [0; 4096];
+    let mut slices = [IoSliceMut::new(&mut text)];
+    let mut space = cmsg_space!([RawFd; 2]);
+    let message = recvmsg::<()>(control.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let mut connections = Vec::new();
+    for part in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = part {
+            for number in numbers {
+                connections.push(Client::new(UnixStream::from(host::received(number)?)));
+            }
+        }
+    }
+    let length = message.bytes;
+    let clients = connections.try_into().map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+    Ok((serde_json::from_slice(&text[..length])?, clients))
+}
+
 /// The stand-in's life, from its fork to its exit status.
 fn live(mut control: UnixStream) -> io::Result<i32> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    let mut text = Vec::new();
-    control.read_to_end(&mut text)?;
-    let assignment: Assignment = serde_json::from_slice(&text)?;
-    let mut client = Client::connect(&assignment.socket)?;
-    let mut signalling = Client::connect(&assignment.socket)?;
+    let (assignment, [mut client, mut signalling]) = receive(&control)?;
     let mut request = WaitRequest::new();
     request.container_id.clone_from(&assignment.container);
     request.exec_id.clone_from(&assignment.exec);
@@ -153,7 +194,7 @@ fn forward(client: &mut Client, assignment: &Assignment, signal: u32) {
 
 impl Assignment {
     /// An assignment.
-    pub fn new(socket: &Path, container: &str, exec: &str) -> Self {
-        Self { socket: socket.to_owned(), container: container.to_owned(), exec: exec.to_owned() }
+    pub fn new(container: &str, exec: &str) -> Self {
+        Self { container: container.to_owned(), exec: exec.to_owned() }
     }
 }

@@ -218,6 +218,13 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        // What a test that failed has left running.
+        for (runtime, state) in [(Runtime::Runc, "runc-state"), (Runtime::Sandbox, "state")] {
+            let entries = std::fs::read_dir(self.path().join(state)).into_iter().flatten().flatten();
+            for name in entries.map(|entry| entry.file_name()).filter(|name| name != "@pods") {
+                let _ = self.command(runtime).args(["delete", "--force"]).arg(&name).stderr(Stdio::null()).status();
+            }
+        }
         let _ = run("ip", &["netns", "del", &self.network]);
     }
 }

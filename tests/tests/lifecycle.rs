@@ -113,6 +113,20 @@ fn two_containers_of_a_pod_share_a_kernel_and_its_network() {
 }
 
 #[test]
+fn whoever_enters_a_container_by_its_number_does_not_find_the_host() {
+    let Some(lab) = Lab::open() else { return };
+    start(&lab, "enter", &["/bin/sleep", "1000"]);
+    let state: serde_json::Value = serde_json::from_slice(&bulkhead(&lab, &["state", "enter"]).stdout).expect("json");
+    let pid = state["pid"].as_i64().expect("a number");
+    let own = std::fs::read_link("/proc/self/ns/mnt").expect("a namespace");
+    assert_ne!(std::fs::read_link(format!("/proc/{pid}/ns/mnt")).expect("a namespace"), own);
+    assert_eq!(std::fs::read_dir(format!("/proc/{pid}/root")).expect("its root").count(), 0);
+    let written = std::fs::write(format!("/proc/{pid}/root/file"), "x").expect_err("nobody writes there");
+    assert_eq!(written.raw_os_error(), Some(libc::EROFS));
+    assert!(bulkhead(&lab, &["delete", "--force", "enter"]).status.success());
+}
+
+#[test]
 fn the_readme_has_the_table_that_the_command_prints() {
     let Some(lab) = Lab::open() else { return };
     let printed = text(&bulkhead(&lab, &["debug", "config-fields"]));

@@ -48,15 +48,18 @@ impl Events {
         loop {
             let left = next.saturating_duration_since(Instant::now());
             match wait(&pidfd, memory.as_ref().map(AsFd::as_fd), left)? {
-                Woken::Ended => return Ok(0),
-                Woken::Memory => {
-                    let Some(watched) = &mut memory else { continue };
-                    match watched.ran_out() {
-                        Ok(times) => (0..times).try_for_each(|_| print("oom", &container, None))?,
-                        // The wall has no more to say: the container's end is seen above.
-                        Err(_) => memory = None,
+                Woken::Ended => {
+                    // Perhaps because of that: both come at once.
+                    if let Some(Ok(times)) = memory.as_mut().map(Memory::last_times) {
+                        tell(&container, times)?;
                     }
+                    return Ok(0);
                 }
+                Woken::Memory => match memory.as_mut().map(Memory::ran_out) {
+                    Some(Ok(times)) => tell(&container, times)?,
+                    // The wall has no more to say: the container's end is seen above.
+                    _ => memory = None,
+                },
                 Woken::Time => {
                     if let Ok(statistics) = statistics(session, &container) {
                         print("stats", &container, Some(statistics))?;
@@ -66,6 +69,10 @@ impl Events {
             }
         }
     }
+}
+
+fn tell(container: &Container, times: u64) -> anyhow::Result<()> {
+    (0..times).try_for_each(|_| print("oom", container, None))
 }
 
 fn print(kind: &str, container: &Container, data: Option<Value>) -> anyhow::Result<()> {
@@ -141,6 +148,17 @@ impl Memory {
             client.send(Method::OutOfMemory, &request)?;
         }
         Ok(())
+    }
+
+    /// The same when the container has ended: only what is known already.
+    fn last_times(&mut self) -> anyhow::Result<u64> {
+        match self {
+            Memory::Host { .. } => self.ran_out(),
+            Memory::Wall { client, .. } => {
+                let mut ready = [PollFd::new(client.as_fd(), PollFlags::POLLIN)];
+                if poll(&mut ready, PollTimeout::ZERO)? == 0 { Ok(0) } else { self.ran_out() }
+            }
+        }
     }
 
     /// How often it has since the last time.

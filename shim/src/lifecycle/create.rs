@@ -153,7 +153,7 @@ fn build(
     }
     let master = ours.map(|socket| console::receive_master(&socket)).transpose()?;
     run_hooks(container, config, &namespace)?;
-    let handle = stand_in.assign(&Assignment::new(&socket, container.id.as_str(), ""))?;
+    let handle = stand_in.assign(&socket, &Assignment::new(container.id.as_str(), ""))?;
     container.stand_in = Some(handle);
     container.stage = Stage::Created;
     directory.write_container(container)?;

@@ -69,7 +69,7 @@ pub fn exec(session: &Session, id: &str, process: &Value, options: &ExecOptions)
         cgroup::join(cgroup, pid)?;
     }
     let master = ours.map(|socket| console::receive_master(&socket)).transpose()?;
-    let handle = stand_in.assign(&Assignment::new(&socket, id, &request.exec_id))?;
+    let handle = stand_in.assign(&socket, &Assignment::new(id, &request.exec_id))?;
     if let Some(path) = &options.create.pid_file {
         crate::state::write_atomically(path, handle.pid.to_string().as_bytes(), 0o644)
             .with_context(|| format!("--pid-file {}", path.display()))?;
