@@ -1,7 +1,7 @@
 //! Device files: the memory devices of mem(4) and random(4).
 //!
 //! A device node says a number; [`open`] turns it into a file of ours. No device of the host is ever opened for a workload: a number that is not
-//! here is `ENXIO`, as for a driver that is not there. `/dev/tty` and the terminals' multiplexer are in `fs::tty`.
+//! here is `EPERM`, what the devices cgroup of a container answers for everything that is not on its list. `/dev/tty` and the terminals' multiplexer are in `fs::tty`.
 
 use std::any::Any;
 use std::os::fd::OwnedFd;
@@ -30,19 +30,19 @@ const MEMORY: [(u32, Device); 5] = [(3, Device::Null), (5, Device::Zero), (7, De
 pub const DEFAULT: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
-/// Opens the device with this number. `ENXIO` where there is none.
+/// Opens the device with this number. `EPERM` for one that containers do not get.
 pub fn open(rdev: u64, kind: FileType) -> Result<Arc<dyn File>> {
     let (major, minor) = (libc::major(rdev), libc::minor(rdev));
     if kind != FileType::CharacterDevice {
-        return Err(Errno::ENXIO);
+        return Err(Errno::EPERM);
     }
     match major {
         1 => {
             let found = MEMORY.iter().find(|(number, _)| *number == minor);
-            found.map(|(_, device)| Arc::new(*device) as Arc<dyn File>).ok_or(Errno::ENXIO)
+            found.map(|(_, device)| Arc::new(*device) as Arc<dyn File>).ok_or(Errno::EPERM)
         }
         5 | 136..=143 => super::tty::open(major, minor),
-        _ => Err(Errno::ENXIO),
+        _ => Err(Errno::EPERM),
     }
 }
 
