@@ -315,7 +315,9 @@ pub fn complete(process: &Arc<Process>, done: PendingExec) -> Result<()> {
     if done.privileged {
         process.minds_parent.store(false, Ordering::Relaxed);
     }
-    drop(closed);
+    for taken in closed {
+        let _ = taken.file.file.flush();
+    }
     drop(starting);
     // Whoever still knows one of them, say a worker that served it last, must not keep its files open with it.
     for thread in &threads {

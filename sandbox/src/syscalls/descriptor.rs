@@ -7,6 +7,7 @@ use crate::errno::{Errno, Result};
 use crate::fs::pipe::{self, PipeEnd};
 use crate::kernel::credentials::Capability;
 use crate::kernel::fork;
+use crate::net::socket::Socket;
 use crate::platform::dispatch::dispatcher;
 use crate::platform::memory::Address;
 use crate::vfs::descriptor::{Descriptor as Number_, Taken};
@@ -151,7 +152,7 @@ fn fcntl(call: &Call) -> Result<Outcome> {
         }
         libc::F_GETOWN => {
             let pid = file.owner.lock().pid;
-            Ok(Outcome::Value(i64::from(if pid < 0 { pid } else { shown(call, pid) })))
+            Ok(Outcome::Value(i64::from(shown(call, pid))))
         }
         libc::F_SETOWN => {
             set_owner(call, &file, argument as i32)?;
@@ -159,7 +160,7 @@ fn fcntl(call: &Call) -> Result<Outcome> {
         }
         GET_OWNER_EX => {
             let pid = file.owner.lock().pid;
-            let (kind, pid) = if pid < 0 { (2, -pid) } else { (1, shown(call, pid)) };
+            let (kind, pid) = if pid < 0 { (2, shown(call, -pid)) } else { (1, shown(call, pid)) };
             call.memory().write_value(Address(argument), &[kind, pid])?;
             Ok(().into())
         }
@@ -186,8 +187,14 @@ fn fcntl(call: &Call) -> Result<Outcome> {
     }
 }
 
+/// A process, or a group as a negative number, as its container numbers it.
 fn shown(call: &Call, pid: i32) -> i32 {
-    if pid == 0 { 0 } else { fork::inner_number(&call.process.container, crate::kernel::task::Pid(pid)) }
+    let inner = |pid| fork::inner_number(&call.process.container, crate::kernel::task::Pid(pid));
+    match pid {
+        0 => 0,
+        1.. => inner(pid),
+        _ => -inner(pid.saturating_neg()),
+    }
 }
 
 fn set_owner(call: &Call, file: &OpenFile, inner: i32) -> Result<()> {
@@ -219,6 +226,16 @@ fn ioctl(call: &Call) -> Result<Outcome> {
     match u64::from(command) {
         libc::FIOCLEX | libc::FIONCLEX => {
             call.descriptors().set_close_on_exec(call.descriptor(0)?, u64::from(command) == libc::FIOCLEX)?;
+            Ok(().into())
+        }
+        // FIOSETOWN and SIOCSPGRP, FIOGETOWN and SIOCGPGRP: fcntl(2)'s owner, of sockets alone.
+        0x8901 | 0x8902 if Socket::of(&file).is_ok() => {
+            set_owner(call, &file, call.memory().read_value(Address(argument))?)?;
+            Ok(().into())
+        }
+        0x8903 | 0x8904 if Socket::of(&file).is_ok() => {
+            let pid = file.owner.lock().pid;
+            call.memory().write_value(Address(argument), &shown(call, pid))?;
             Ok(().into())
         }
         libc::FIONBIO => toggle(libc::O_NONBLOCK),

@@ -197,8 +197,11 @@ impl DescriptorTable {
 }
 
 impl Drop for DescriptorTable {
-    /// Record locks belong to the table (fcntl(2)): they go with it.
+    /// Record locks belong to the table (fcntl(2)): they go with it. What is still open in it is closed.
     fn drop(&mut self) {
+        for entry in self.entries.get_mut().list.iter().flatten() {
+            let _ = entry.file.file.flush();
+        }
         super::locks::release_all(super::locks::Owner::Table(std::ptr::from_ref(self) as usize));
     }
 }
