@@ -77,6 +77,7 @@ impl Errno {
     pub const EISCONN: Errno = Errno(libc::EISCONN);
     pub const ENOTCONN: Errno = Errno(libc::ENOTCONN);
     pub const ESHUTDOWN: Errno = Errno(libc::ESHUTDOWN);
+    pub const ETOOMANYREFS: Errno = Errno(libc::ETOOMANYREFS);
     pub const ETIMEDOUT: Errno = Errno(libc::ETIMEDOUT);
     pub const ECONNREFUSED: Errno = Errno(libc::ECONNREFUSED);
     pub const EHOSTDOWN: Errno = Errno(libc::EHOSTDOWN);
@@ -174,6 +175,7 @@ const NAMES: &[(i32, &str)] = &[
     (libc::EISCONN, "EISCONN"),
     (libc::ENOTCONN, "ENOTCONN"),
     (libc::ESHUTDOWN, "ESHUTDOWN"),
+    (libc::ETOOMANYREFS, "ETOOMANYREFS"),
     (libc::ETIMEDOUT, "ETIMEDOUT"),
     (libc::ECONNREFUSED, "ECONNREFUSED"),
     (libc::EHOSTDOWN, "EHOSTDOWN"),

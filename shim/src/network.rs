@@ -62,8 +62,8 @@ pub fn open(path: Option<&PathBuf>) -> Result<OwnedFd, NetworkError> {
     Ok(namespace)
 }
 
-/// Sets what the wall needs, then what the configuration asks for, inside the namespace. The configuration's has the
-/// last word.
+/// Sets what the configuration asks for, then what the wall needs, inside the namespace. Of the two limits that are lifted, the wall
+/// keeps the configuration's values itself: it knows who among the workload's users may what, and the host does not.
 ///
 /// # Errors
 /// [`NetworkError::Sysctl`] for a value that the host does not take.
@@ -71,16 +71,16 @@ pub fn configure(namespace: &OwnedFd, sysctls: Vec<(String, String)>) -> Result<
     let namespace = namespace.try_clone()?;
     let refused = within_thread(move || {
         setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        for (key, value) in [("ip_unprivileged_port_start", "0"), ("ping_group_range", "0 2147483647")] {
-            // A namespace of the host's may forbid it; what then fails in the workload is what fails without it.
-            let _ = std::fs::write(format!("/proc/sys/net/ipv4/{key}"), value);
-        }
         for (key, value) in sysctls {
             // In a name with a slash, dots are part of an interface's name (sysctl.d(5)).
             let file = if key.contains('/') { key.clone() } else { key.replace('.', "/") };
             if let Err(source) = std::fs::write(format!("/proc/sys/{file}"), &value) {
                 return Ok(Some((key, value, source)));
             }
+        }
+        for (key, value) in [("ip_unprivileged_port_start", "0"), ("ping_group_range", "0 2147483647")] {
+            // A namespace of the host's may forbid it; what then fails in the workload is what fails without it.
+            let _ = std::fs::write(format!("/proc/sys/net/ipv4/{key}"), value);
         }
         Ok(None)
     })?;
@@ -105,7 +105,8 @@ mod tests {
             return;
         }
         let namespace = open(None).unwrap();
-        configure(&namespace, vec![("net.ipv4.ip_forward".into(), "1".into())]).unwrap();
+        let asked = [("net.ipv4.ip_forward", "1"), ("net.ipv4.ip_unprivileged_port_start", "80")];
+        configure(&namespace, asked.map(|(key, value)| (key.into(), value.into())).to_vec()).unwrap();
         let read = |file: &'static str| {
             let namespace = namespace.try_clone().unwrap();
             within_thread(move || {

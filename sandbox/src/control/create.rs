@@ -112,6 +112,9 @@ fn build(request: &CreateRequest, spec: &Spec) -> Result<Arc<Container>, Refusal
     if read_only {
         *base.flags.write() |= MountFlags::READ_ONLY;
     }
+    for (name, value) in spec.linux().iter().filter_map(|linux| linux.sysctl().as_ref()).flatten() {
+        crate::net::settings::set(name, value);
+    }
     let profile = profile(&request.config_json)?;
     let failed = |error: Errno| Refusal::new(Code::Internal, format!("making the exec root of container {id}: {error}"));
     crate::fs::host::identity::assume_kernel();
@@ -136,7 +139,6 @@ fn build(request: &CreateRequest, spec: &Spec) -> Result<Arc<Container>, Refusal
         exec_root,
         terminals,
         execs: Mutex::default(),
-        sysctls: RwLock::default(),
         root_read_only: read_only,
     }))
 }

@@ -37,8 +37,6 @@ pub struct Container {
     pub terminals: Arc<crate::fs::devpts::Instance>,
     /// Processes that entered by exec, with the name the client gave.
     pub execs: Mutex<Vec<(String, Arc<Process>)>>,
-    /// sysctls of config.json: `net.*` are set by the client; `kernel.*` that are namespaced show here.
-    pub sysctls: RwLock<std::collections::BTreeMap<String, String>>,
     /// `linux.maskedPaths` and `readonlyPaths` have been turned into mounts; this is `process.noNewPrivileges` and the like.
     pub root_read_only: bool,
 }

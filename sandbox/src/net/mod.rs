@@ -19,6 +19,7 @@ pub mod inet;
 pub mod netlink;
 pub mod options;
 pub mod proc;
+pub mod settings;
 pub mod socket;
 #[cfg(test)]
 mod testing;
@@ -32,8 +33,8 @@ use socket::{Caller, Socket};
 
 /// socket(2). `kind` without its flags.
 pub fn socket(domain: i32, kind: i32, protocol: i32, maker: &Caller) -> Result<Arc<Socket>> {
-    // Up to `SOCK_PACKET`.
-    if !(1..=10).contains(&kind) {
+    // Up to `SOCK_PACKET`; a number that is no type's is the family's to refuse.
+    if !(0..=10).contains(&kind) {
         return Err(Errno::EINVAL);
     }
     match domain {

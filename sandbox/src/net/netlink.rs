@@ -1,16 +1,19 @@
 //! Routing netlink sockets (netlink(7), rtnetlink(7)): questions about interfaces, addresses, routes and neighbours.
 //!
 //! A host socket answers, but only questions reach it: every message is parsed, and one whose type is not among [`ASKED`]
-//! is answered here, with `EPERM`, as the host would answer a process without rights. Other netlink protocols do not exist
-//! (`EPROTONOSUPPORT`): what they speak to (audit, netfilter, devices) is no workload's business.
+//! is answered here: a change with `EPERM`, as the host would answer a process without rights, another question with `EOPNOTSUPP`, as a host
+//! that cannot answer it. Other netlink protocols do not exist (`EPROTONOSUPPORT`): what they speak to (audit, netfilter, devices) is no workload's
+//! business.
 
 use std::any::Any;
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::address::SocketAddress;
+use super::address::{Passed, SocketAddress};
 use super::control;
+use super::inet::options::longest;
 use super::inet::{HostSocket, host, interface};
 use super::socket::{Caller, Incoming, Outgoing, Protocol, Request, Socket};
 use crate::errno::{Errno, Result};
@@ -29,20 +32,29 @@ const LONGEST: usize = 16 << 10;
 /// The most refusals that wait to be read; a caller that does not read them loses the later ones.
 const MOST_REFUSALS: usize = 64;
 
-/// The messages that reach the host (include/uapi/linux/rtnetlink.h): RTM_GETLINK, GETADDR, GETROUTE, GETNEIGH, GETRULE, GETNETCONF, and the
-/// control messages NLMSG_NOOP and NLMSG_DONE.
-const ASKED: &[u16] = &[18, 22, 26, 30, 34, 82, 1, 3];
-/// Options of level `SOL_NETLINK`: memberships, PKTINFO, BROADCAST_ERROR, NO_ENOBUFS, CAP_ACK, EXT_ACK, GET_STRICT_CHK.
-const OPTIONS: &[i32] = &[1, 2, 3, 4, 5, 10, 11, 12];
-/// Options of level `SOL_SOCKET`.
-const SOCKET_OPTIONS: &[i32] =
-    &[libc::SO_SNDBUF, libc::SO_RCVBUF, libc::SO_PASSCRED, libc::SO_ERROR, libc::SO_REUSEADDR, libc::SO_TIMESTAMP];
+/// The questions that reach the host (include/uapi/linux/rtnetlink.h): RTM_GETLINK, GETADDR, GETROUTE, GETNEIGH, GETRULE, GETNETCONF.
+const ASKED: &[u16] = &[18, 22, 26, 30, 34, 82];
+/// The first message type that is rtnetlink's (`RTM_BASE`), and the last.
+const FIRST: u16 = 16;
+/// See [`FIRST`]: `RTM_MAX` of Linux 6.1.
+const LAST: u16 = 123;
+/// `NLM_F_REQUEST` and `NLM_F_ACK`.
+const REQUEST: u16 = 1;
+const ACKNOWLEDGE: u16 = 4;
+/// `NLM_F_CAPPED`: an answer that repeats no more of a message than its header.
+const CAPPED: u16 = 0x100;
+/// Options of level `SOL_NETLINK`: memberships, PKTINFO, BROADCAST_ERROR, NO_ENOBUFS, LISTEN_ALL_NSID, CAP_ACK, EXT_ACK, GET_STRICT_CHK.
+const OPTIONS: &[i32] = &[1, 2, 3, 4, 5, 8, CAP_ACK, 11, 12];
+/// `NETLINK_CAP_ACK`.
+const CAP_ACK: i32 = 10;
 
 /// A routing netlink socket.
 pub struct NetlinkSocket {
     host: HostSocket,
     /// Answers of our own.
     refusals: Mutex<VecDeque<Vec<u8>>>,
+    /// `NETLINK_CAP_ACK`.
+    capped: AtomicBool,
 }
 
 /// socket(2).
@@ -54,7 +66,7 @@ pub fn socket(kind: i32, protocol: i32, maker: &Caller) -> Result<Arc<Socket>> {
         return Err(Errno::EPROTONOSUPPORT);
     }
     let host = HostSocket::new(host::socket(libc::AF_NETLINK, libc::SOCK_RAW, protocol)?)?;
-    let netlink = NetlinkSocket { host, refusals: Mutex::default() };
+    let netlink = NetlinkSocket { host, refusals: Mutex::default(), capped: AtomicBool::new(false) };
     Ok(Socket::new(libc::AF_NETLINK, kind, protocol, Box::new(netlink), maker))
 }
 
@@ -62,7 +74,34 @@ pub fn socket(kind: i32, protocol: i32, maker: &Caller) -> Result<Arc<Socket>> {
 #[derive(Debug, PartialEq, Eq)]
 struct Message<'a> {
     kind: u16,
+    flags: u16,
     bytes: &'a [u8],
+}
+
+/// What becomes of a message (netlink_rcv_skb() and rtnetlink_rcv_msg() in Linux).
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    /// The host answers it.
+    Ask,
+    /// It is answered with this error; `None` acknowledges it.
+    Answer(Option<Errno>),
+    /// It is passed over.
+    Nothing,
+}
+
+impl Message<'_> {
+    fn fate(&self) -> Fate {
+        let acknowledged = if self.flags & ACKNOWLEDGE != 0 { Fate::Answer(None) } else { Fate::Nothing };
+        match self.kind {
+            _ if self.flags & REQUEST == 0 => acknowledged,
+            ..FIRST => acknowledged,
+            _ if ASKED.contains(&self.kind) => Fate::Ask,
+            LAST.. if self.kind > LAST => Fate::Answer(Some(Errno::EOPNOTSUPP)),
+            // Every fourth type asks; the others make, delete and set.
+            kind if kind & 3 == 2 => Fate::Answer(Some(Errno::EOPNOTSUPP)),
+            _ => Fate::Answer(Some(Errno::EPERM)),
+        }
+    }
 }
 
 /// Takes a request apart, as netlink_rcv_skb() in Linux's net/netlink/af_netlink.c does: what lies about its length ends it.
@@ -73,23 +112,26 @@ fn messages(mut bytes: &[u8]) -> Vec<Message<'_>> {
         if length < HEADER || length > bytes.len() {
             break;
         }
-        messages.push(Message { kind: u16::from_ne_bytes([bytes[4], bytes[5]]), bytes: &bytes[..length] });
+        let word = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        messages.push(Message { kind: word(4), flags: word(6), bytes: &bytes[..length] });
         bytes = &bytes[((length + 3) & !3).min(bytes.len())..];
     }
     messages
 }
 
-/// `NLMSG_ERROR` with `EPERM`, about this message.
-fn refusal(message: &Message<'_>, port: u32) -> Vec<u8> {
+/// `NLMSG_ERROR` about this message (netlink_ack()): an error comes with all of the message, unless the socket wants the header alone.
+fn verdict(message: &Message<'_>, error: Option<Errno>, port: u32, capped: bool) -> Vec<u8> {
     let header = &message.bytes[..HEADER];
-    let mut answer = Vec::with_capacity(36);
-    answer.extend_from_slice(&36u32.to_ne_bytes());
+    let repeated = if error.is_some() && !capped { message.bytes } else { header };
+    let flags = if repeated.len() == HEADER { CAPPED } else { 0 };
+    let mut answer = Vec::with_capacity(HEADER + 4 + repeated.len());
+    answer.extend_from_slice(&((HEADER + 4 + repeated.len()) as u32).to_ne_bytes());
     answer.extend_from_slice(&ERROR.to_ne_bytes());
-    answer.extend_from_slice(&0u16.to_ne_bytes());
+    answer.extend_from_slice(&flags.to_ne_bytes());
     answer.extend_from_slice(&header[8..12]);
     answer.extend_from_slice(&port.to_ne_bytes());
-    answer.extend_from_slice(&(-libc::EPERM).to_ne_bytes());
-    answer.extend_from_slice(header);
+    answer.extend_from_slice(&error.map_or(0, |error| -error.0).to_ne_bytes());
+    answer.extend_from_slice(repeated);
     answer
 }
 
@@ -103,8 +145,8 @@ impl NetlinkSocket {
         }
     }
 
-    fn refuse(&self, message: &Message<'_>) {
-        let answer = refusal(message, self.port());
+    fn answer(&self, message: &Message<'_>, error: Option<Errno>) {
+        let answer = verdict(message, error, self.port(), self.capped.load(Ordering::Relaxed));
         let mut refusals = self.refusals.lock();
         if refusals.len() < MOST_REFUSALS {
             refusals.push_back(answer);
@@ -128,19 +170,16 @@ impl NetlinkSocket {
 }
 
 impl Protocol for NetlinkSocket {
-    fn bind(&self, _: &Caller, address: &SocketAddress) -> Result<()> {
-        match address {
-            SocketAddress::Netlink { .. } => host::bind(self.host.fd.as_fd(), address),
-            _ => Err(Errno::EINVAL),
-        }
+    fn bind(&self, _: &Caller, address: &Passed, _: u32) -> Result<()> {
+        address.netlink()?;
+        host::bind(self.host.fd.as_fd(), address)
     }
 
-    fn connect(&self, _: &Caller, address: &SocketAddress) -> Result<()> {
-        match *address {
-            KERNEL | SocketAddress::Unspecified => host::connect(self.host.fd.as_fd(), address),
-            SocketAddress::Netlink { .. } => Err(Errno::EPERM),
-            _ => Err(Errno::EINVAL),
+    fn connect(&self, _: &Caller, address: &Passed) -> Result<()> {
+        if address.family() != Some(libc::AF_UNSPEC) && address.netlink()? != (0, 0) {
+            return Err(Errno::EPERM);
         }
+        host::connect(self.host.fd.as_fd(), address)
     }
 
     fn name(&self) -> Result<SocketAddress> {
@@ -152,12 +191,18 @@ impl Protocol for NetlinkSocket {
     }
 
     fn send(&self, _: &Caller, message: &Outgoing, from: &mut dyn Source) -> Result<usize> {
-        match &message.to {
-            None | Some(KERNEL) => {}
-            Some(SocketAddress::Netlink { .. }) => return Err(Errno::EPERM),
-            Some(_) => return Err(Errno::EINVAL),
+        if message.flags & libc::MSG_OOB != 0 {
+            return Err(Errno::EOPNOTSUPP);
         }
         let length = from.remaining();
+        if length == 0 {
+            return Err(Errno::ENODATA);
+        }
+        if let Some(to) = message.to.filter(|to| !to.bytes().is_empty())
+            && to.netlink()? != (0, 0)
+        {
+            return Err(Errno::EPERM);
+        }
         if length > LONGEST {
             return Err(Errno::EMSGSIZE);
         }
@@ -166,11 +211,11 @@ impl Protocol for NetlinkSocket {
             return Err(Errno::EFAULT);
         }
         for message in messages(&request) {
-            if ASKED.contains(&message.kind) {
+            match message.fate() {
                 // The host's buffer full in the middle of a request: what was asked so far is answered.
-                host::send(self.host.fd.as_fd(), message.bytes, 0, Some(&KERNEL), &[])?;
-            } else {
-                self.refuse(&message);
+                Fate::Ask => drop(host::send(self.host.fd.as_fd(), message.bytes, 0, Some(&Passed::from(&KERNEL)), &[])?),
+                Fate::Answer(error) => self.answer(&message, error),
+                Fate::Nothing => {}
             }
         }
         Ok(length)
@@ -198,30 +243,32 @@ impl Protocol for NetlinkSocket {
     }
 
     fn option(&self, _: &Caller, level: i32, name: i32, room: usize) -> Result<Vec<u8>> {
-        let known = match level {
-            libc::SOL_SOCKET => SOCKET_OPTIONS.contains(&name),
+        let longest = match level {
+            libc::SOL_SOCKET => longest(level, name, false)?,
             // The list of memberships, too.
-            libc::SOL_NETLINK => OPTIONS.contains(&name) || name == 9,
-            _ => false,
+            libc::SOL_NETLINK if OPTIONS.contains(&name) || name == 9 => 64,
+            _ => return Err(Errno::ENOPROTOOPT),
         };
-        if known { host::option(self.host.fd.as_fd(), level, name, room.min(64)) } else { Err(Errno::ENOPROTOOPT) }
+        host::option(self.host.fd.as_fd(), level, name, room.min(longest))
     }
 
     fn set_option(&self, _: &Caller, level: i32, name: i32, value: &[u8]) -> Result<()> {
-        let known = match level {
-            libc::SOL_SOCKET if matches!(name, libc::SO_SNDBUFFORCE | libc::SO_RCVBUFFORCE) => return Err(Errno::EPERM),
-            libc::SOL_SOCKET => SOCKET_OPTIONS.contains(&name),
-            libc::SOL_NETLINK => OPTIONS.contains(&name),
-            _ => false,
+        let longest = match level {
+            libc::SOL_SOCKET if matches!(name, libc::SO_SNDBUFFORCE | libc::SO_RCVBUFFORCE | libc::SO_MARK) => return Err(Errno::EPERM),
+            libc::SOL_SOCKET => longest(level, name, true)?,
+            libc::SOL_NETLINK if OPTIONS.contains(&name) => 4,
+            _ => return Err(Errno::ENOPROTOOPT),
         };
-        if !known {
-            return Err(Errno::ENOPROTOOPT);
+        let value = &value[..value.len().min(longest)];
+        host::set_option(self.host.fd.as_fd(), level, name, value)?;
+        if (level, name) == (libc::SOL_NETLINK, CAP_ACK) {
+            self.capped.store(value.iter().any(|byte| *byte != 0), Ordering::Relaxed);
         }
-        host::set_option(self.host.fd.as_fd(), level, name, &value[..value.len().min(4)])
+        Ok(())
     }
 
     fn ioctl(&self, call: &Call, command: u32, argument: u64) -> Result<i64> {
-        interface::ioctl(call, command, argument)
+        interface::ioctl(call, libc::AF_NETLINK, command, argument)
     }
 
     fn poll(&self) -> Ready {
@@ -273,6 +320,7 @@ mod tests {
         assert!(route.protocol.poll().contains(Ready::IN));
         let answer = receive(&route, 65_536).unwrap();
         assert_eq!((&answer[4..6], &answer[16..20]), (&ERROR.to_ne_bytes()[..], &(-libc::EPERM).to_ne_bytes()[..]));
+        assert_eq!(&answer[20..], request(16, 1, 8), "the whole message");
         assert!(matches!(socket(libc::SOCK_RAW, libc::NETLINK_AUDIT, &caller()), Err(Errno::EPROTONOSUPPORT)));
     }
 
@@ -288,7 +336,10 @@ mod tests {
             prop_assert!(covered <= bytes.len());
             prop_assert!(found.iter().all(|message| message.bytes.len() >= HEADER));
             for message in &found {
-                prop_assert_eq!(refusal(message, 1).len(), 36);
+                prop_assert_eq!(verdict(message, None, 1, false).len(), 36);
+                prop_assert_eq!(verdict(message, Some(Errno::EPERM), 1, false).len(), 20 + message.bytes.len());
+                // Nothing but a question that stands in the list goes to the host.
+                prop_assert!(message.fate() != Fate::Ask || ASKED.contains(&message.kind) && message.flags & REQUEST != 0);
             }
         }
     }

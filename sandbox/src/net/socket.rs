@@ -2,13 +2,13 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::address::SocketAddress;
+use super::address::{Passed, SocketAddress};
 use super::control::Record;
 use crate::errno::{Errno, Result};
-use crate::kernel::credentials::Credentials;
+use crate::kernel::credentials::{Capability, Credentials};
 use crate::kernel::task::{FileSystemState, Process};
 use crate::kernel::wait::{Ready, WaitQueue};
 use crate::sync::Mutex;
@@ -63,13 +63,22 @@ impl Caller {
         Caller { place: Some(call.context()), ..Caller::of(call) }
     }
 
-    /// How it shows in `SCM_CREDENTIALS` and `SO_PEERCRED`.
+    /// How it shows in `SO_PEERCRED`: with its effective user and group.
     pub fn identity(&self) -> Identity {
+        self.identity_of(self.credentials.euid, self.credentials.egid)
+    }
+
+    /// How it shows in `SCM_CREDENTIALS` where it does not say: with its real user and group.
+    pub fn sender(&self) -> Identity {
+        self.identity_of(self.credentials.uid, self.credentials.gid)
+    }
+
+    fn identity_of(&self, uid: u32, gid: u32) -> Identity {
         let (pid, container) = match &self.process {
             Some(process) => (process.inner, Arc::as_ptr(&process.container) as usize),
             None => (0, 0),
         };
-        Identity { pid, container, uid: self.credentials.euid, gid: self.credentials.egid, groups: self.credentials.groups.clone() }
+        Identity { pid, container, uid, gid, groups: self.credentials.groups.clone() }
     }
 }
 
@@ -80,9 +89,9 @@ pub struct Identity {
     pub pid: i32,
     /// Which container: numbers mean nothing in another.
     container: usize,
-    /// Effective user.
+    /// User.
     pub uid: u32,
-    /// Effective group.
+    /// Group.
     pub gid: u32,
     /// Supplementary groups (`SO_PEERGROUPS`).
     pub groups: Arc<[u32]>,
@@ -113,22 +122,26 @@ pub struct Outgoing {
     /// `MSG_*`.
     pub flags: i32,
     /// To whom, where the call says.
-    pub to: Option<SocketAddress>,
+    pub to: Option<Passed>,
     /// Descriptors (`SCM_RIGHTS`).
     pub rights: Vec<Arc<OpenFile>>,
     /// `SCM_CREDENTIALS`, already checked.
     pub identity: Option<Identity>,
     /// Other records.
     pub control: Vec<Record>,
+    /// The call has found no room before, and waited for it.
+    pub waited: bool,
 }
 
 /// What a call wants to receive besides the bytes.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Request {
-    /// `MSG_*`.
+    /// `MSG_*`; `MSG_DONTWAIT` also for a description that does not block.
     pub flags: i32,
     /// Bytes of control data that the caller takes; 0 where it takes none.
     pub control: usize,
+    /// Whether the caller asks from whom.
+    pub name: bool,
 }
 
 impl Request {
@@ -151,15 +164,17 @@ pub struct Incoming {
     pub identity: Option<Identity>,
     /// Descriptors.
     pub rights: Vec<Arc<OpenFile>>,
-    /// Other records.
+    /// Other records; they come first.
     pub control: Vec<Record>,
+    /// It ends at a border of a stream: what follows belongs to another read.
+    pub border: bool,
 }
 
 /// What a family does. An operation that would block gives `EAGAIN`.
 #[allow(unused_variables)]
 pub trait Protocol: Any + Send + Sync {
-    /// bind(2).
-    fn bind(&self, caller: &Caller, address: &SocketAddress) -> Result<()> {
+    /// bind(2). `mode`: the permissions that a socket file made for it gets, but for the umask.
+    fn bind(&self, caller: &Caller, address: &Passed, mode: u32) -> Result<()> {
         Err(Errno::EOPNOTSUPP)
     }
 
@@ -170,12 +185,12 @@ pub trait Protocol: Any + Send + Sync {
 
     /// connect(2). `EAGAIN`: wait for [`Ready::OUT`] and call again; `EINPROGRESS` and `EALREADY` are what a caller that does
     /// not wait gets to see, and mean the same.
-    fn connect(&self, caller: &Caller, address: &SocketAddress) -> Result<()> {
+    fn connect(&self, caller: &Caller, address: &Passed) -> Result<()> {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// accept(2): a connected socket.
-    fn accept(&self, caller: &Caller) -> Result<Arc<Socket>> {
+    /// accept(2): a connected socket, and whom it is connected with.
+    fn accept(&self, caller: &Caller) -> Result<(Arc<Socket>, SocketAddress)> {
         Err(Errno::EOPNOTSUPP)
     }
 
@@ -246,6 +261,14 @@ pub struct Patience {
     pub send: Option<Duration>,
 }
 
+/// What fchown(2) and fchmod(2) change.
+#[derive(Clone, Copy)]
+struct Owner {
+    uid: u32,
+    gid: u32,
+    mode: u32,
+}
+
 /// A socket.
 pub struct Socket {
     /// `AF_*`.
@@ -258,8 +281,10 @@ pub struct Socket {
     pub protocol: Box<dyn Protocol>,
     /// Time-outs.
     pub patience: Mutex<Patience>,
+    /// `SO_RCVLOWAT`: so many bytes of a stream a call waits for.
+    pub low_water: AtomicI32,
     created: Timestamp,
-    owner: Mutex<(u32, u32)>,
+    owner: Mutex<Owner>,
     /// Who made it: the sender that plain write(2) shows.
     maker: Caller,
 }
@@ -267,13 +292,14 @@ pub struct Socket {
 impl Socket {
     /// A socket of `maker`.
     pub fn new(domain: i32, kind: i32, protocol_number: i32, protocol: Box<dyn Protocol>, maker: &Caller) -> Arc<Socket> {
-        let owner = (maker.credentials.fsuid, maker.credentials.fsgid);
+        let owner = Owner { uid: maker.credentials.fsuid, gid: maker.credentials.fsgid, mode: 0o777 };
         Arc::new(Socket {
             domain,
             kind,
             protocol_number,
             protocol,
             patience: Mutex::default(),
+            low_water: AtomicI32::new(1),
             created: Timestamp::now(),
             owner: Mutex::new(owner),
             maker: Caller { place: None, ..maker.clone() },
@@ -283,6 +309,11 @@ impl Socket {
     /// The socket behind an open file. `ENOTSOCK`.
     pub fn of(file: &OpenFile) -> Result<&Socket> {
         file.file.as_any().downcast_ref::<Socket>().ok_or(Errno::ENOTSOCK)
+    }
+
+    /// The permissions of the socket itself, which a file that it is bound to begins with.
+    pub fn mode(&self) -> u32 {
+        self.owner.lock().mode
     }
 
     /// An open file description of it, for reading and writing.
@@ -324,11 +355,11 @@ impl File for Socket {
     }
 
     fn attributes(&self) -> Result<Attributes> {
-        let (uid, gid) = *self.owner.lock();
+        let Owner { uid, gid, mode } = *self.owner.lock();
         Ok(Attributes {
             device: DEVICE,
             inode: self.protocol.number(),
-            mode: libc::S_IFSOCK | 0o777,
+            mode: libc::S_IFSOCK | mode,
             links: 1,
             uid,
             gid,
@@ -344,12 +375,19 @@ impl File for Socket {
     }
 
     fn set_attributes(&self, change: &SetAttributes, who: &Credentials) -> Result<()> {
-        let capable = who.capable(crate::kernel::credentials::Capability::Chown);
         let mut owner = self.owner.lock();
-        if (change.uid.is_some_and(|uid| uid != owner.0) || change.gid.is_some_and(|gid| gid != owner.1)) && !capable {
+        let chown = change.uid.is_some_and(|uid| uid != owner.uid) || change.gid.is_some_and(|gid| gid != owner.gid);
+        if chown && !who.capable(Capability::Chown) {
             return Err(Errno::EPERM);
         }
-        *owner = (change.uid.unwrap_or(owner.0), change.gid.unwrap_or(owner.1));
+        if change.mode.is_some() && who.fsuid != owner.uid && !who.capable(Capability::Fowner) {
+            return Err(Errno::EPERM);
+        }
+        *owner = Owner {
+            uid: change.uid.unwrap_or(owner.uid),
+            gid: change.gid.unwrap_or(owner.gid),
+            mode: change.mode.map_or(owner.mode, |mode| mode & 0o7777),
+        };
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::address::SocketAddress;
 use super::socket::{Caller, Incoming, Outgoing, Request, Socket};
 use crate::errno::Result;
 use crate::kernel::credentials::Credentials;
@@ -46,6 +47,23 @@ pub fn caller() -> Caller {
     Caller { credentials: Credentials::kernel(), process: None, place: None }
 }
 
+pub fn bind(socket: &Socket, address: &SocketAddress) -> Result<()> {
+    socket.protocol.bind(&caller(), &address.into(), 0o777)
+}
+
+pub fn connect(socket: &Socket, address: &SocketAddress) -> Result<()> {
+    socket.protocol.connect(&caller(), &address.into())
+}
+
+pub fn accept(socket: &Socket) -> Result<Arc<Socket>> {
+    socket.protocol.accept(&caller()).map(|(accepted, _)| accepted)
+}
+
+/// A message to an address.
+pub fn addressed(address: &SocketAddress) -> Outgoing {
+    Outgoing { to: Some(address.into()), ..Outgoing::default() }
+}
+
 pub fn send(socket: &Socket, bytes: &[u8]) -> Result<usize> {
     send_message(socket, bytes, Outgoing::default())
 }
@@ -60,7 +78,7 @@ pub fn receive(socket: &Socket, limit: usize) -> Result<Vec<u8>> {
 
 pub fn receive_message(socket: &Socket, limit: usize, flags: i32) -> Result<(Vec<u8>, Incoming)> {
     let mut room = Room { bytes: Vec::new(), limit };
-    let incoming = socket.protocol.receive(Request { flags, control: 4096 }, &mut room)?;
+    let incoming = socket.protocol.receive(Request { flags, control: 4096, name: true }, &mut room)?;
     Ok((room.bytes, incoming))
 }
 

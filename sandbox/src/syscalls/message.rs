@@ -1,12 +1,14 @@
 //! Sending and receiving on sockets: sendto, recvfrom, sendmsg, recvmsg, sendmmsg, recvmmsg.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::socket::{Wait, address, attempt, write_address};
 use super::{Argument, Call, Entry, Outcome};
 use crate::errno::{Errno, Result};
 use crate::kernel::credentials::Capability;
+use crate::kernel::fork;
 use crate::kernel::timer::{Deadline, Moment};
 use crate::kernel::wait::Ready;
 use crate::net::address::{LONGEST, SocketAddress};
@@ -94,7 +96,7 @@ fn send_header(call: &Call, file: &Arc<OpenFile>, at: Address, flags: i32) -> Re
         _ => None,
     };
     let mut message = Outgoing { flags, to, ..Outgoing::default() };
-    if header.control_length > 0 && !header.control.is_null() {
+    if header.control_length > 0 {
         if header.control_length > control::LONGEST {
             return Err(Errno::ENOBUFS);
         }
@@ -133,10 +135,13 @@ fn add_control(call: &Call, socket: &Socket, message: &mut Outgoing, record: Rec
     Ok(())
 }
 
-/// Who a sender says it is. `EPERM` unless it is, or may say so (unix(7), `SCM_CREDENTIALS`).
+/// Who a sender says it is (scm_check_creds() in Linux's net/core/scm.c). `EPERM` unless it is, or may say so (unix(7), `SCM_CREDENTIALS`).
 fn claimed(call: &Call, record: &Record) -> Result<Identity> {
-    let &[pid, uid, gid] = record.integers().as_slice() else { return Err(Errno::EINVAL) };
+    let (&[pid, uid, gid], 12) = (record.integers().as_slice(), record.data.len()) else { return Err(Errno::EINVAL) };
     let (uid, gid) = (uid as u32, gid as u32);
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err(Errno::EINVAL);
+    }
     let own = call.credentials();
     let caller = Caller::of(call);
     let true_pid = pid == call.process.inner || own.capable(Capability::SysAdmin);
@@ -145,7 +150,10 @@ fn claimed(call: &Call, record: &Record) -> Result<Identity> {
     if !(true_pid && true_uid && true_gid) {
         return Err(Errno::EPERM);
     }
-    Ok(caller.identity().claiming(pid, uid, gid))
+    if pid != call.process.inner && fork::find(&call.process.container, pid).is_none() {
+        return Err(Errno::ESRCH);
+    }
+    Ok(caller.sender().claiming(pid, uid, gid))
 }
 
 fn send(call: &Call, file: &Arc<OpenFile>, mut message: Outgoing, mut segments: Segments) -> Result<Outcome> {
@@ -153,7 +161,12 @@ fn send(call: &Call, file: &Arc<OpenFile>, mut message: Outgoing, mut segments: 
     let stream = socket.kind == libc::SOCK_STREAM;
     let nonblocking = file.nonblocking() || message.flags & libc::MSG_DONTWAIT != 0;
     let wait = Wait { interest: Ready::WRITABLE, patience: socket.patience.lock().send, timed_out: Errno::EAGAIN };
-    let caller = if matches!(message.to, Some(SocketAddress::Unix(_))) { Caller::with_place(call) } else { Caller::of(call) };
+    if socket.domain == libc::AF_UNIX {
+        // A name of no length is none.
+        message.to = message.to.filter(|to| !to.bytes().is_empty());
+    }
+    let named = socket.domain == libc::AF_UNIX && message.to.is_some();
+    let caller = if named { Caller::with_place(call) } else { Caller::of(call) };
     let call = call.clone();
     let mut done = 0;
     attempt(file, nonblocking, wait, move |socket, ended| {
@@ -169,7 +182,16 @@ fn send(call: &Call, file: &Arc<OpenFile>, mut message: Outgoing, mut segments: 
                         return Ok(Outcome::from(done));
                     }
                 }
-                Err(Errno::EAGAIN) if !nonblocking => return Err(Errno::EAGAIN),
+                Err(Errno::EAGAIN) if !nonblocking => {
+                    message.waited = true;
+                    return Err(Errno::EAGAIN);
+                }
+                // TCP Fast Open: this send has begun a connection. Who waits, waits for it, and sends what did not go along.
+                Err(Errno::EINPROGRESS | Errno::EALREADY) if !nonblocking => {
+                    message.flags &= !libc::MSG_FASTOPEN;
+                    message.to = None;
+                    return Err(Errno::EAGAIN);
+                }
                 Err(error) => break error,
             }
         };
@@ -228,14 +250,24 @@ fn receive_header(call: &Call, file: &Arc<OpenFile>, at: Address, flags: i32) ->
 fn receive(call: &Call, file: &Arc<OpenFile>, flags: i32, mut segments: Segments, answer: Answer) -> Result<Outcome> {
     let socket = Socket::of(file)?;
     let stream = socket.kind == libc::SOCK_STREAM;
-    let whole = stream && flags & libc::MSG_WAITALL != 0 && flags & libc::MSG_PEEK == 0;
-    let nonblocking = file.nonblocking() || flags & (libc::MSG_DONTWAIT | libc::MSG_ERRQUEUE) != 0;
+    // Errors that came back are asked for, never waited for; other families have none, and do not look at the flag.
+    let inet = matches!(socket.domain, libc::AF_INET | libc::AF_INET6);
+    let nonblocking = file.nonblocking() || flags & libc::MSG_DONTWAIT != 0 || inet && flags & libc::MSG_ERRQUEUE != 0;
     let wait = Wait { interest: Ready::READABLE | Ready::RDHUP, patience: socket.patience.lock().receive, timed_out: Errno::EAGAIN };
     let control = match &answer {
         Answer::Header { control_room, .. } => *control_room,
         Answer::Name(_) => 0,
     };
-    let request = Request { flags: flags & !(libc::MSG_WAITALL | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC), control };
+    // How many bytes end the waiting: one, or what SO_RCVLOWAT or MSG_WAITALL ask for.
+    let size = Sink::remaining(&segments);
+    let target = match stream && flags & (libc::MSG_PEEK | libc::MSG_OOB) == 0 {
+        true if flags & libc::MSG_WAITALL != 0 => size,
+        true => size.min(usize::try_from(socket.low_water.load(Ordering::Relaxed)).unwrap_or(1)),
+        false => 0,
+    };
+    let passed = flags & !(libc::MSG_WAITALL | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC);
+    let request =
+        Request { flags: passed | if nonblocking { libc::MSG_DONTWAIT } else { 0 }, control, name: !matches!(answer, Answer::Name(None)) };
     let call = call.clone();
     let mut so_far: Option<Incoming> = None;
     attempt(file, nonblocking, wait, move |socket, ended| {
@@ -246,12 +278,12 @@ fn receive(call: &Call, file: &Arc<OpenFile>, flags: i32, mut segments: Segments
             };
             match received {
                 Ok(next) => {
-                    let more = whole && next.length > 0 && Sink::remaining(&segments) > 0 && next.rights.is_empty();
+                    let progress = next.length > 0 && !next.border;
                     let incoming = match so_far.take() {
                         None => next,
                         Some(before) => Incoming { length: before.length + next.length, rights: next.rights, ..before },
                     };
-                    if !more {
+                    if !progress || incoming.length >= target || Sink::remaining(&segments) == 0 {
                         return answer.give(&call, flags, incoming);
                     }
                     so_far = Some(incoming);
@@ -290,9 +322,12 @@ impl Answer {
     }
 }
 
-/// Fills the control buffer: credentials first, then descriptors, then the rest.
+/// Fills the control buffer: what is the family's own first, then credentials, then descriptors.
 fn give_control(call: &Call, flags: i32, at: Option<Address>, room: usize, incoming: Incoming, shown: &mut i32) -> Result<usize> {
     let mut encoder = Encoder::new(room.min(control::LONGEST));
+    for record in &incoming.control {
+        encoder.add(record);
+    }
     if let Some(identity) = &incoming.identity {
         encoder.add(&Record::new(libc::SOL_SOCKET, libc::SCM_CREDENTIALS, identity.encode(&Caller::of(call))));
     }
@@ -308,9 +343,6 @@ fn give_control(call: &Call, flags: i32, at: Option<Address>, room: usize, incom
         if !numbers.is_empty() {
             encoder.add(&Record::new(libc::SOL_SOCKET, libc::SCM_RIGHTS, numbers));
         }
-    }
-    for record in &incoming.control {
-        encoder.add(record);
     }
     if encoder.truncated {
         *shown |= libc::MSG_CTRUNC;

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Argument, Call, Entry, Outcome};
@@ -9,7 +10,7 @@ use crate::errno::{Errno, Result};
 use crate::kernel::park::Flag;
 use crate::kernel::timer::Deadline;
 use crate::kernel::wait::Ready;
-use crate::net::address::{LONGEST, SocketAddress};
+use crate::net::address::{LONGEST, Passed};
 use crate::net::socket::{Caller, Socket};
 use crate::net::{self};
 use crate::platform::memory::Address;
@@ -68,14 +69,14 @@ fn socketpair(call: &Call) -> Result<Outcome> {
 }
 
 /// An address argument with its length (move_addr_to_kernel() in Linux's net/socket.c).
-pub fn address(call: &Call, at: Address, length: i32) -> Result<SocketAddress> {
+pub fn address(call: &Call, at: Address, length: i32) -> Result<Passed> {
     let length = usize::try_from(length).map_err(|_| Errno::EINVAL)?;
     if length > LONGEST {
         return Err(Errno::EINVAL);
     }
     let mut bytes = [0; LONGEST];
     call.memory().read(at, &mut bytes[..length])?;
-    SocketAddress::decode(&bytes[..length])
+    Passed::new(&bytes[..length])
 }
 
 /// Writes an address back: cut at the length that the caller gave, which becomes the true one.
@@ -91,7 +92,7 @@ fn bind(call: &Call) -> Result<Outcome> {
     let file = call.file(0)?;
     let socket = Socket::of(&file)?;
     let address = address(call, call.address(1), call.int(2))?;
-    socket.protocol.bind(&Caller::with_place(call), &address)?;
+    socket.protocol.bind(&Caller::with_place(call), &address, socket.mode())?;
     Ok(Outcome::Value(0))
 }
 
@@ -156,10 +157,10 @@ fn raised(flag: &Arc<Flag>, timed: bool) -> impl Future<Output = Result<()>> + S
 }
 
 fn accept(call: &Call, flags: i32) -> Result<Outcome> {
+    let file = call.file(0)?;
     if flags & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) != 0 {
         return Err(Errno::EINVAL);
     }
-    let file = call.file(0)?;
     let patience = Socket::of(&file)?.patience.lock().receive;
     let wait = Wait { interest: Ready::READABLE, patience, timed_out: Errno::EAGAIN };
     let caller = Caller::of(call);
@@ -167,12 +168,14 @@ fn accept(call: &Call, flags: i32) -> Result<Outcome> {
     let nonblocking = file.nonblocking();
     attempt(&file, nonblocking, wait, move |listener, ended| {
         ended.map_or(Ok(()), Err)?;
-        let accepted = listener.protocol.accept(&caller)?;
+        // A connection for which there is no descriptor stays where it is.
+        call.descriptors().has_room(call.process.limits.read().descriptors())?;
+        let (accepted, peer) = listener.protocol.accept(&caller)?;
         if listener.domain != libc::AF_UNIX {
             *accepted.patience.lock() = *listener.patience.lock();
+            accepted.low_water.store(listener.low_water.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         if let Some(at) = call.address(1).optional() {
-            let peer = accepted.protocol.peer().map_err(|_| Errno::ECONNABORTED)?;
             write_address(&call, &peer.encode(), at, call.address(2))?;
         }
         let open = accepted.open(flags & libc::SOCK_NONBLOCK != 0, caller.credentials.clone());
@@ -186,17 +189,20 @@ fn connect(call: &Call) -> Result<Outcome> {
     let socket = Socket::of(&file)?;
     let address = address(call, call.address(1), call.int(2))?;
     let patience = socket.patience.lock().send;
-    let wait = Wait {
-        interest: Ready::WRITABLE,
-        patience,
-        timed_out: if socket.domain == libc::AF_UNIX { Errno::EAGAIN } else { Errno::EINPROGRESS },
-    };
+    let wait = Wait { interest: Ready::WRITABLE, patience, timed_out: Errno::EAGAIN };
     let caller = Caller::with_place(call);
     let nonblocking = file.nonblocking();
+    // What the waiting is for: the connection that this call began, or one that was under way already. When the time is over, it still is.
+    let mut waits_for = None;
     attempt(&file, nonblocking, wait, move |socket, ended| {
-        ended.map_or(Ok(()), Err)?;
+        if let Some(error) = ended {
+            return Err(if error == Errno::EAGAIN { waits_for.unwrap_or(error) } else { error });
+        }
         match socket.protocol.connect(&caller, &address) {
-            Err(Errno::EINPROGRESS | Errno::EALREADY) if !nonblocking => Err(Errno::EAGAIN),
+            Err(error @ (Errno::EINPROGRESS | Errno::EALREADY)) if !nonblocking => {
+                waits_for.get_or_insert(error);
+                Err(Errno::EAGAIN)
+            }
             result => result.map(Outcome::from),
         }
     })

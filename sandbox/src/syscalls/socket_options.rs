@@ -3,9 +3,11 @@
 //! What is the same for every family is answered here: the socket's type, and how long calls on it wait. The rest is the
 //! family's.
 
+use std::sync::atomic::Ordering;
+
 use super::{Argument, Call, Entry, Outcome};
 use crate::errno::{Errno, Result};
-use crate::net::options::{RECEIVE_TIMEOUT_NEW, SEND_TIMEOUT_NEW, patience, timeval};
+use crate::net::options::{RECEIVE_TIMEOUT_NEW, SEND_TIMEOUT_NEW, integer, patience, timeval};
 use crate::net::socket::{Caller, Socket};
 
 use Argument::{Descriptor, Number, Pointer};
@@ -16,6 +18,8 @@ pub const TABLE: &[Entry] = &[
     Entry::new(libc::SYS_setsockopt, "setsockopt", setsockopt, &[Descriptor, Number, Number, Pointer, Number]),
 ];
 
+/// `sizeof(struct linger)`.
+const LINGER: usize = 8;
 /// The longest option value that is looked at.
 const LONGEST: usize = 4096;
 
@@ -24,7 +28,9 @@ fn getsockopt(call: &Call) -> Result<Outcome> {
     let socket = Socket::of(&file)?;
     let memory = call.memory();
     let room: i32 = memory.read_value(call.address(4))?;
-    let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?.min(LONGEST);
+    // IPv6 takes a negative length for a huge one (do_ipv6_getsockopt() in Linux's net/ipv6/ipv6_sockglue.c).
+    let negative = if call.int(1) == libc::IPPROTO_IPV6 { Ok(LONGEST) } else { Err(Errno::EINVAL) };
+    let room = usize::try_from(room).or(negative)?.min(LONGEST);
     let name = call.int(2);
     let value = match (call.int(1), name) {
         (libc::SOL_SOCKET, libc::SO_TYPE) => socket.kind.to_ne_bytes().to_vec(),
@@ -54,15 +60,25 @@ fn setsockopt(call: &Call) -> Result<Outcome> {
     let file = call.file(0)?;
     let socket = Socket::of(&file)?;
     let length = usize::try_from(call.int(4)).map_err(|_| Errno::EINVAL)?.min(LONGEST);
+    let (level, name) = (call.int(1), call.int(2));
+    if level == libc::SOL_SOCKET && name != libc::SO_BINDTODEVICE && length < size_of::<i32>() {
+        return Err(Errno::EINVAL);
+    }
     let mut value = vec![0; length];
     call.memory().read(call.address(3), &mut value)?;
-    match (call.int(1), call.int(2)) {
+    match (level, name) {
         (libc::SOL_SOCKET, libc::SO_RCVTIMEO | RECEIVE_TIMEOUT_NEW) => socket.patience.lock().receive = patience(&value)?,
         (libc::SOL_SOCKET, libc::SO_SNDTIMEO | SEND_TIMEOUT_NEW) => socket.patience.lock().send = patience(&value)?,
         (libc::SOL_SOCKET, libc::SO_TYPE | libc::SO_DOMAIN | libc::SO_PROTOCOL | libc::SO_ERROR | libc::SO_ACCEPTCONN) => {
             return Err(Errno::ENOPROTOOPT);
         }
+        (libc::SOL_SOCKET, libc::SO_LINGER) if length < LINGER => return Err(Errno::EINVAL),
         (level, name) => socket.protocol.set_option(&Caller::of(call), level, name, &value)?,
+    }
+    if (level, name) == (libc::SOL_SOCKET, libc::SO_RCVLOWAT) {
+        // The family may have made less of it.
+        let now = integer(&socket.protocol.option(&Caller::of(call), level, name, size_of::<i32>())?)?;
+        socket.low_water.store(now, Ordering::Relaxed);
     }
     Ok(Outcome::Value(0))
 }

@@ -7,7 +7,7 @@
 //! | getsockname, getpeername | names |
 //! | sendto, sendmsg, recvfrom, recvmsg | data, always `MSG_DONTWAIT` and `MSG_NOSIGNAL`; the shorter forms where no address nor control data goes along |
 //! | getsockopt, setsockopt | the options of [`super::options`] |
-//! | ioctl | `FIONREAD`, `SIOCATMARK`, `SIOCOUTQ`, and what [`super::interface`] lists |
+//! | ioctl | `FIONREAD`, `SIOCATMARK`, `SIOCOUTQ`, and what [`super::interface`] lists; none changes anything |
 //! | poll | what is ready |
 //! | fstat | a socket's number |
 //!
@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::errno::{Errno, Result};
 use crate::kernel::wait::Ready;
-use crate::net::address::{LONGEST, SocketAddress};
+use crate::net::address::{LONGEST, Passed, SocketAddress};
 
 fn check(value: libc::c_int) -> Result<libc::c_int> {
     if value < 0 { Err(Errno::last()) } else { Ok(value) }
@@ -35,26 +35,29 @@ pub fn socket(domain: i32, kind: i32, protocol: i32) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// accept4(2).
-pub fn accept(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+/// accept4(2): a connection, and with whom.
+pub fn accept(fd: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddress)> {
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    // SAFETY: no address is asked for.
-    let fd = check(unsafe { libc::accept4(fd.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) })?;
+    let mut bytes = [0u8; LONGEST];
+    let mut length = LONGEST as u32;
+    // SAFETY: `bytes` has room for the `length` that the host is told.
+    let fd = check(unsafe { libc::accept4(fd.as_raw_fd(), bytes.as_mut_ptr().cast(), &mut length, flags) })?;
     // SAFETY: the host has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok((fd, SocketAddress::decode(&bytes[..LONGEST.min(length as usize)])?))
 }
 
 /// bind(2).
-pub fn bind(fd: BorrowedFd<'_>, address: &SocketAddress) -> Result<()> {
-    let bytes = address.encode();
-    // SAFETY: the pointer and length are those of `bytes`, which outlives the call.
+pub fn bind(fd: BorrowedFd<'_>, address: &Passed) -> Result<()> {
+    let bytes = address.bytes();
+    // SAFETY: the pointer and length are those of `bytes`, which outlive the call.
     check(unsafe { libc::bind(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len() as u32) }).map(drop)
 }
 
 /// connect(2).
-pub fn connect(fd: BorrowedFd<'_>, address: &SocketAddress) -> Result<()> {
-    let bytes = address.encode();
-    // SAFETY: the pointer and length are those of `bytes`, which outlives the call.
+pub fn connect(fd: BorrowedFd<'_>, address: &Passed) -> Result<()> {
+    let bytes = address.bytes();
+    // SAFETY: the pointer and length are those of `bytes`, which outlive the call.
     check(unsafe { libc::connect(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len() as u32) }).map(drop)
 }
 
@@ -87,23 +90,19 @@ pub fn name(fd: BorrowedFd<'_>, peer: bool) -> Result<SocketAddress> {
 }
 
 /// Sends bytes, with an address and control data where there are any.
-pub fn send(fd: BorrowedFd<'_>, bytes: &[u8], flags: i32, to: Option<&SocketAddress>, control: &[u8]) -> Result<usize> {
+pub fn send(fd: BorrowedFd<'_>, bytes: &[u8], flags: i32, to: Option<&Passed>, control: &[u8]) -> Result<usize> {
     let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    let to = to.map(SocketAddress::encode).unwrap_or_default();
+    // An address of no length is not the same as none: some protocols refuse it.
+    let (address, address_length) = to.map_or((std::ptr::null(), 0), |to| (to.bytes().as_ptr(), to.bytes().len() as u32));
     if control.is_empty() {
-        let address = if to.is_empty() { std::ptr::null() } else { to.as_ptr() };
         // SAFETY: both pointers go with their lengths (null with 0), and their buffers outlive the call, which only reads them.
-        return counted(unsafe {
-            libc::sendto(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags, address.cast(), to.len() as u32)
-        });
+        return counted(unsafe { libc::sendto(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags, address.cast(), address_length) });
     }
     let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: a structure of integers and pointers, for which zero is valid.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    if !to.is_empty() {
-        header.msg_name = to.as_ptr().cast_mut().cast();
-        header.msg_namelen = to.len() as u32;
-    }
+    header.msg_name = address.cast_mut().cast();
+    header.msg_namelen = address_length;
     header.msg_iov = &mut vector;
     header.msg_iovlen = 1;
     header.msg_control = control.as_ptr().cast_mut().cast();
@@ -190,6 +189,20 @@ pub fn number(fd: BorrowedFd<'_>, command: u32) -> Result<i32> {
 pub fn interface(fd: BorrowedFd<'_>, command: u32, request: &mut [u8; 40]) -> Result<()> {
     // SAFETY: these commands read and write a `struct ifreq`, 40 bytes on x86-64, where the pointer says, and hold no pointer in it.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), u64::from(command), request.as_mut_ptr()) }).map(drop)
+}
+
+/// `SIOCGSTAMP` or `SIOCGSTAMPNS`: when the last message came, as a `struct timeval` or `struct timespec`. The caller has checked that it is one of those.
+pub fn time_stamp(fd: BorrowedFd<'_>, command: u32) -> Result<[i64; 2]> {
+    let mut stamp = [0i64; 2];
+    // SAFETY: both commands write two longs where the pointer says.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), u64::from(command), stamp.as_mut_ptr()) })?;
+    Ok(stamp)
+}
+
+/// `SIOCGARP`: an entry of the neighbour table.
+pub fn neighbour(fd: BorrowedFd<'_>, request: &mut [u8; 68]) -> Result<()> {
+    // SAFETY: the command reads and writes a `struct arpreq`, 68 bytes with no pointer in it, where the pointer says.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), 0x8954, request.as_mut_ptr()) }).map(drop)
 }
 
 /// `SIOCGIFCONF`: the `struct ifreq`s of every interface with an address.

@@ -7,16 +7,18 @@
 //! Host sockets never block. The reactor tells each change of their readiness to the socket's wait queue (edge-triggered);
 //! whoever waits tries first and sleeps only after `EAGAIN`, so that no change is missed.
 //!
-//! Rights that the host cannot judge are judged here: ports below `net.ipv4.ip_unprivileged_port_start` need `CAP_NET_BIND_SERVICE` (the pod's
-//! namespace lets anyone have them). Raw sockets are `EPERM`: the kernel process has no right to them, so nobody has.
+//! Rights that the host cannot judge are judged here, by [`settings`]: ports below `net.ipv4.ip_unprivileged_port_start` need `CAP_NET_BIND_SERVICE`
+//! and ICMP echo a group in `net.ipv4.ping_group_range` (the pod's namespace lets anyone have them). Raw sockets are `EPERM`: the kernel process
+//! has no right to them, so nobody has.
 
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::address::SocketAddress;
+use super::address::{Passed, SocketAddress};
 use super::control::{self, Encoder, Record};
+use super::settings;
 use super::socket::{Caller, Incoming, Outgoing, Protocol, Request, Socket};
 use crate::errno::{Errno, Result};
 use crate::kernel::credentials::Capability;
@@ -25,6 +27,7 @@ use crate::kernel::reactor::Watch;
 use crate::kernel::wait::{Observer, Ready, WaitQueue};
 use crate::platform::buffer;
 use crate::platform::memory::Address;
+use crate::sync::Mutex;
 use crate::syscalls::Call;
 use crate::vfs::file::{Sink, Source};
 
@@ -35,7 +38,7 @@ pub mod options;
 mod tests;
 
 /// Message flags that reach the host when sending; others are none of its business or unsafe to pass.
-const SEND_FLAGS: i32 = libc::MSG_OOB | libc::MSG_DONTROUTE | libc::MSG_EOR | libc::MSG_CONFIRM | libc::MSG_MORE;
+const SEND_FLAGS: i32 = libc::MSG_OOB | libc::MSG_DONTROUTE | libc::MSG_EOR | libc::MSG_CONFIRM | libc::MSG_MORE | libc::MSG_FASTOPEN;
 /// The same when receiving.
 const RECEIVE_FLAGS: i32 = libc::MSG_OOB | libc::MSG_PEEK | libc::MSG_TRUNC | libc::MSG_ERRQUEUE;
 /// The most ancillary bytes that the host is asked for.
@@ -77,34 +80,51 @@ pub struct InetSocket {
     protocol: i32,
     /// `SO_LINGER` with a time was set.
     lingers: AtomicBool,
+    /// Bytes of a stream that the host gave and the workload's memory did not take (`EFAULT`): they come first.
+    unwritten: Mutex<Vec<u8>>,
+    /// Whether there are any: spares every other read the lock.
+    has_unwritten: AtomicBool,
 }
 
-/// socket(2). `EPERM` for raw sockets.
+/// One more than the highest protocol number (`IPPROTO_MAX`).
+const PROTOCOLS: i32 = 263;
+
+/// socket(2). `EPERM` for raw sockets; `EACCES` for echo sockets of groups that may not have any.
 pub fn socket(domain: i32, kind: i32, protocol: i32, maker: &Caller) -> Result<Arc<Socket>> {
-    if kind == libc::SOCK_RAW {
+    if !(0..PROTOCOLS).contains(&protocol) {
+        return Err(Errno::EINVAL);
+    }
+    if kind == libc::SOCK_RAW || kind == PACKET && domain == libc::AF_INET {
         return Err(Errno::EPERM);
     }
     let echo = if domain == libc::AF_INET { libc::IPPROTO_ICMP } else { libc::IPPROTO_ICMPV6 };
     let protocol = match (kind, protocol) {
         (libc::SOCK_STREAM, 0 | libc::IPPROTO_TCP) => libc::IPPROTO_TCP,
         (libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP) => libc::IPPROTO_UDP,
-        (libc::SOCK_DGRAM, _) if protocol == echo => echo,
+        (libc::SOCK_DGRAM, _) if protocol == echo => {
+            settings::may_ping(&maker.credentials)?;
+            echo
+        }
         (libc::SOCK_STREAM | libc::SOCK_DGRAM, _) => return Err(Errno::EPROTONOSUPPORT),
         _ => return Err(Errno::ESOCKTNOSUPPORT),
     };
-    front(host::socket(domain, kind, protocol)?, domain, kind, protocol, maker)
+    front(host::socket(domain, kind, protocol)?, domain, kind, protocol, maker, false)
 }
 
-fn front(fd: OwnedFd, domain: i32, kind: i32, protocol: i32, maker: &Caller) -> Result<Arc<Socket>> {
-    let inet = InetSocket { host: HostSocket::new(fd)?, domain, kind, protocol, lingers: AtomicBool::new(false) };
+/// `SOCK_PACKET`: the old name of a packet socket.
+const PACKET: i32 = 10;
+
+fn front(fd: OwnedFd, domain: i32, kind: i32, protocol: i32, maker: &Caller, lingers: bool) -> Result<Arc<Socket>> {
+    let inet = InetSocket {
+        host: HostSocket::new(fd)?,
+        domain,
+        kind,
+        protocol,
+        lingers: AtomicBool::new(lingers),
+        unwritten: Mutex::default(),
+        has_unwritten: AtomicBool::new(false),
+    };
     Ok(Socket::new(domain, kind, protocol, Box::new(inet), maker))
-}
-
-/// The first port that needs no right, as the container's sysctls say.
-fn first_free_port(caller: &Caller) -> u16 {
-    let Some(process) = &caller.process else { return 1024 };
-    let sysctls = process.container.sysctls.read();
-    sysctls.get("net.ipv4.ip_unprivileged_port_start").and_then(|value| value.trim().parse().ok()).unwrap_or(1024)
 }
 
 impl InetSocket {
@@ -112,12 +132,29 @@ impl InetSocket {
         self.kind == libc::SOCK_STREAM
     }
 
-    /// Addresses of other families are none of the host's business.
-    fn check_family(address: &SocketAddress) -> Result<()> {
-        match address {
-            SocketAddress::Unspecified | SocketAddress::Inet(..) | SocketAddress::Inet6 { .. } => Ok(()),
-            _ => Err(Errno::EAFNOSUPPORT),
+    /// Gives bytes of a stream to the workload; keeps them where its memory does not take them. A datagram is lost then, in Linux too.
+    fn give(&self, request: Request, bytes: &[u8], into: &mut dyn Sink) -> Result<()> {
+        into.put(bytes).inspect_err(|_| {
+            // All of them, those too that were written: the call fails, and Linux has then taken nothing.
+            if !request.has(libc::MSG_PEEK | libc::MSG_OOB) {
+                self.unwritten.lock().extend_from_slice(bytes);
+                self.has_unwritten.store(true, Ordering::Release);
+            }
+        })
+    }
+
+    /// Receives from the bytes that were kept.
+    fn receive_unwritten(&self, request: Request, into: &mut dyn Sink) -> Result<Incoming> {
+        let mut kept = self.unwritten.lock();
+        let length = kept.len().min(into.remaining());
+        if !request.has(libc::MSG_TRUNC) {
+            into.put(&kept[..length])?;
         }
+        if !request.has(libc::MSG_PEEK) {
+            kept.drain(..length);
+            self.has_unwritten.store(!kept.is_empty(), Ordering::Release);
+        }
+        Ok(Incoming { length, ..Incoming::default() })
     }
 }
 
@@ -128,10 +165,9 @@ fn outgoing_control(message: &Outgoing) -> Result<Vec<u8>> {
     }
     let mut encoder = Encoder::new(control::LONGEST);
     for record in &message.control {
-        if !options::may_send(record.level, record.kind) {
-            return Err(Errno::EINVAL);
+        if options::may_send(record.level, record.kind)? {
+            encoder.add(record);
         }
-        encoder.add(record);
     }
     Ok(encoder.finish())
 }
@@ -144,27 +180,28 @@ fn incoming_control(bytes: &[u8]) -> Vec<Record> {
 }
 
 impl Protocol for InetSocket {
-    fn bind(&self, caller: &Caller, address: &SocketAddress) -> Result<()> {
-        InetSocket::check_family(address)?;
-        let port = address.port().ok_or(Errno::EAFNOSUPPORT)?;
-        let privileged = port != 0 && port < first_free_port(caller);
-        if privileged && self.protocol != libc::IPPROTO_ICMP && !caller.credentials.capable(Capability::NetBindService) {
+    fn bind(&self, caller: &Caller, address: &Passed, _: u32) -> Result<()> {
+        let privileged = address.port(self.domain).is_some_and(|port| port != 0 && port < settings::first_free_port());
+        let echo = matches!(self.protocol, libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6);
+        if privileged && !echo && !caller.credentials.capable(Capability::NetBindService) {
             return Err(Errno::EACCES);
         }
-        host::bind(self.host.fd.as_fd(), address)
+        host::bind(self.host.fd.as_fd(), &address.for_host())
     }
 
     fn listen(&self, _: &Caller, backlog: i32) -> Result<()> {
         host::listen(self.host.fd.as_fd(), backlog)
     }
 
-    fn connect(&self, _: &Caller, address: &SocketAddress) -> Result<()> {
-        InetSocket::check_family(address)?;
-        host::connect(self.host.fd.as_fd(), address)
+    fn connect(&self, _: &Caller, address: &Passed) -> Result<()> {
+        host::connect(self.host.fd.as_fd(), &address.for_host())
     }
 
-    fn accept(&self, caller: &Caller) -> Result<Arc<Socket>> {
-        front(host::accept(self.host.fd.as_fd())?, self.domain, self.kind, self.protocol, caller)
+    fn accept(&self, caller: &Caller) -> Result<(Arc<Socket>, SocketAddress)> {
+        let (fd, from) = host::accept(self.host.fd.as_fd())?;
+        // The host gives it what the listener has.
+        let lingers = self.lingers.load(Ordering::Relaxed);
+        Ok((front(fd, self.domain, self.kind, self.protocol, caller, lingers)?, from))
     }
 
     fn name(&self) -> Result<SocketAddress> {
@@ -176,12 +213,7 @@ impl Protocol for InetSocket {
     }
 
     fn send(&self, _: &Caller, message: &Outgoing, from: &mut dyn Source) -> Result<usize> {
-        if message.flags & libc::MSG_FASTOPEN != 0 {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        if let Some(to) = &message.to {
-            InetSocket::check_family(to)?;
-        }
+        let to = message.to.map(|to| to.for_host());
         if !self.is_stream() && from.remaining() > usize::from(u16::MAX) {
             return Err(Errno::EMSGSIZE);
         }
@@ -193,7 +225,7 @@ impl Protocol for InetSocket {
             if !self.is_stream() && taken < length {
                 return Err(Errno::EFAULT);
             }
-            match host::send(self.host.fd.as_fd(), &buffer[..taken], flags, message.to.as_ref(), &control) {
+            match host::send(self.host.fd.as_fd(), &buffer[..taken], flags, to.as_ref(), &control) {
                 Ok(sent) => {
                     from.give_back(taken - sent);
                     Ok(sent)
@@ -207,6 +239,9 @@ impl Protocol for InetSocket {
     }
 
     fn receive(&self, request: Request, into: &mut dyn Sink) -> Result<Incoming> {
+        if self.has_unwritten.load(Ordering::Acquire) && !request.has(libc::MSG_OOB | libc::MSG_ERRQUEUE) {
+            return self.receive_unwritten(request, into);
+        }
         let flags = request.flags & RECEIVE_FLAGS;
         let fd = self.host.fd.as_fd();
         buffer::with(|buffer| {
@@ -216,13 +251,16 @@ impl Protocol for InetSocket {
                 let length = host::receive(fd, buffer, flags)?;
                 // With MSG_TRUNC a stream's bytes are dropped, and the buffer is as it was (tcp(7)).
                 if !request.has(libc::MSG_TRUNC) {
-                    into.put(&buffer[..length])?;
+                    self.give(request, &buffer[..length], into)?;
                 }
                 return Ok(Incoming { length, ..Incoming::default() });
             }
             let message = host::receive_message(fd, buffer, flags, request.control.min(CONTROL))?;
-            if !(self.is_stream() && request.has(libc::MSG_TRUNC)) {
-                into.put(&buffer[..message.length.min(room)])?;
+            let got = &buffer[..message.length.min(room)];
+            match self.is_stream() {
+                true if request.has(libc::MSG_TRUNC) => {}
+                true => self.give(request, got, into)?,
+                false => into.put(got)?,
             }
             let from = if self.is_stream() && !request.has(libc::MSG_ERRQUEUE) { None } else { message.from };
             let control = incoming_control(&message.control);
@@ -238,6 +276,9 @@ impl Protocol for InetSocket {
         if (level, name) == (libc::SOL_SOCKET, libc::SO_PEERCRED) {
             return Ok([0i32, -1, -1].map(i32::to_ne_bytes).concat());
         }
+        if self.domain == libc::AF_INET && !options::is_level(level) {
+            return Err(Errno::EOPNOTSUPP);
+        }
         let longest = options::longest(level, name, false)?;
         host::option(self.host.fd.as_fd(), level, name, room.min(longest))
     }
@@ -246,7 +287,15 @@ impl Protocol for InetSocket {
         if level == libc::SOL_SOCKET && matches!(name, libc::SO_SNDBUFFORCE | libc::SO_RCVBUFFORCE | libc::SO_MARK) {
             return Err(Errno::EPERM);
         }
+        // The protocol's own level reads a number before it looks at the name; but for names of algorithms.
+        let text = level == libc::IPPROTO_TCP && matches!(name, libc::TCP_CONGESTION | libc::TCP_ULP);
+        if level == self.protocol && !text && value.len() < size_of::<i32>() {
+            return Err(Errno::EINVAL);
+        }
         let longest = options::longest(level, name, true)?;
+        if (level, name) == (libc::IPPROTO_IP, libc::IP_OPTIONS) && !value.is_empty() {
+            return Err(Errno::ENOPROTOOPT);
+        }
         let value = &value[..value.len().min(longest)];
         host::set_option(self.host.fd.as_fd(), level, name, value)?;
         if (level, name) == (libc::SOL_SOCKET, libc::SO_LINGER) {
@@ -260,15 +309,25 @@ impl Protocol for InetSocket {
     fn ioctl(&self, call: &Call, command: u32, argument: u64) -> Result<i64> {
         // FIONREAD, SIOCOUTQ, SIOCATMARK, SIOCOUTQNSD.
         if matches!(command, 0x541b | 0x5411 | 0x8905 | 0x894b) {
-            let value = host::number(self.host.fd.as_fd(), command)?;
+            let mut value = host::number(self.host.fd.as_fd(), command)?;
+            if command == 0x541b {
+                value = value.saturating_add(self.unwritten.lock().len() as i32);
+            }
             call.memory().write_value(Address(argument), &value)?;
             return Ok(0);
         }
-        interface::ioctl(call, command, argument)
+        // SIOCGSTAMP and SIOCGSTAMPNS (socket(7)).
+        if matches!(command, 0x8906 | 0x8907) {
+            let stamp = host::time_stamp(self.host.fd.as_fd(), command)?;
+            call.memory().write_value(Address(argument), &stamp)?;
+            return Ok(0);
+        }
+        interface::ioctl(call, self.domain, command, argument)
     }
 
     fn poll(&self) -> Ready {
-        host::ready(self.host.fd.as_fd())
+        let kept = if self.has_unwritten.load(Ordering::Acquire) { Ready::READABLE } else { Ready::empty() };
+        host::ready(self.host.fd.as_fd()) | kept
     }
 
     fn wait_queue(&self) -> &WaitQueue {

@@ -2,7 +2,7 @@
 //!
 //! Absent on purpose: what loads programs (`SO_ATTACH_FILTER`, `SO_ATTACH_BPF`), changes how the stack treats a connection
 //! (`TCP_ULP`, `TCP_REPAIR`, `TCP_MD5SIG`), hands out memory (`SO_ZEROCOPY`, packet rings), or needs rights in the network
-//! namespace that the kernel process does not have (`SO_MARK`, `IP_TRANSPARENT`).
+//! namespace that the kernel process does not have (`SO_MARK`, `IP_TRANSPARENT`). IP options (`IP_OPTIONS`) may be asked for and cleared, not set.
 
 use crate::errno::{Errno, Result};
 
@@ -52,7 +52,11 @@ const TABLE: &[Row] = &[
     (SOCKET, libc::SO_MARK, Get, 4),
     (SOCKET, libc::SO_RXQ_OVFL, Both, 4),
     (SOCKET, libc::SO_PEEK_OFF, Both, 4),
-    (SOCKET, libc::SO_BUSY_POLL, Get, 4),
+    (SOCKET, libc::SO_BUSY_POLL, Both, 4),
+    (SOCKET, libc::SO_DEBUG, Both, 4),
+    (SOCKET, libc::SO_PASSCRED, Both, 4),
+    (SOCKET, libc::SO_LOCK_FILTER, Both, 4),
+    (SOCKET, libc::SO_DETACH_FILTER, Both, 4),
     (SOCKET, libc::SO_MAX_PACING_RATE, Both, 8),
     (SOCKET, libc::SO_INCOMING_CPU, Both, 4),
     (SOCKET, 55, Get, 36), // SO_MEMINFO
@@ -61,6 +65,10 @@ const TABLE: &[Row] = &[
     (IP, libc::IP_TOS, Both, 4),
     (IP, libc::IP_TTL, Both, 4),
     (IP, libc::IP_RECVOPTS, Both, 4),
+    (IP, libc::IP_RETOPTS, Both, 4),
+    (IP, libc::IP_OPTIONS, Both, 40),
+    (IP, libc::IP_HDRINCL, Get, 4),
+    (IP, libc::IP_TRANSPARENT, Get, 4),
     (IP, libc::IP_PKTINFO, Both, 4),
     (IP, libc::IP_MTU_DISCOVER, Both, 4),
     (IP, libc::IP_RECVERR, Both, 4),
@@ -98,7 +106,9 @@ const TABLE: &[Row] = &[
     (IPV6, libc::IPV6_MTU, Both, 4),
     (IPV6, libc::IPV6_RECVERR, Both, 4),
     (IPV6, libc::IPV6_V6ONLY, Both, 4),
+    (IPV6, 1, Both, 4),             // IPV6_ADDRFORM
     (IPV6, 29, Both, 4),            // IPV6_MULTICAST_ALL
+    (IPV6, 33, Both, 4),            // IPV6_FLOWINFO_SEND
     (IPV6, 42, Both, GROUP),        // MCAST_JOIN_GROUP
     (IPV6, 45, Both, GROUP),        // MCAST_LEAVE_GROUP
     (IPV6, 46, Both, GROUP_SOURCE), // MCAST_JOIN_SOURCE_GROUP
@@ -108,10 +118,13 @@ const TABLE: &[Row] = &[
     (IPV6, libc::IPV6_RECVHOPLIMIT, Both, 4),
     (IPV6, libc::IPV6_RECVTCLASS, Both, 4),
     (IPV6, libc::IPV6_TCLASS, Both, 4),
+    (IPV6, 56, Both, 4), // IPV6_RECVRTHDR
+    (IPV6, 62, Both, 4), // IPV6_DONTFRAG
     (IPV6, 70, Both, 4), // IPV6_AUTOFLOWLABEL
     (IPV6, 72, Both, 4), // IPV6_ADDR_PREFERENCES
     (IPV6, 73, Both, 4), // IPV6_MINHOPCOUNT
     (IPV6, 74, Both, 4), // IPV6_RECVORIGDSTADDR
+    (IPV6, 75, Get, 4),  // IPV6_TRANSPARENT
     (IPV6, 76, Both, 4), // IPV6_UNICAST_IF
     (IPV6, 78, Both, 4), // IPV6_FREEBIND
     (IPV6, 80, Get, 28), // IP6T_SO_ORIGINAL_DST
@@ -130,10 +143,15 @@ const TABLE: &[Row] = &[
     (TCP, libc::TCP_CONGESTION, Both, 16),
     (TCP, libc::TCP_USER_TIMEOUT, Both, 4),
     (TCP, libc::TCP_FASTOPEN, Both, 4),
+    (TCP, 16, Both, 4), // TCP_THIN_LINEAR_TIMEOUTS
+    (TCP, 17, Both, 4), // TCP_THIN_DUPACK
+    (TCP, 27, Both, 4), // TCP_SAVE_SYN
+    (TCP, 31, Get, 16), // TCP_ULP
     (TCP, libc::TCP_TIMESTAMP, Get, 4),
     (TCP, 25, Both, 4),  // TCP_NOTSENT_LOWAT
     (TCP, 30, Both, 4),  // TCP_FASTOPEN_CONNECT
     (TCP, 36, Both, 4),  // TCP_INQ
+    (TCP, 37, Both, 4),  // TCP_TX_DELAY
     (UDP, 1, Both, 4),   // UDP_CORK
     (UDP, 103, Both, 4), // UDP_SEGMENT
     (UDP, 104, Both, 4), // UDP_GRO
@@ -141,8 +159,16 @@ const TABLE: &[Row] = &[
 
 /// How long an option's value is at most. `ENOPROTOOPT` for what is not in the table, or not to be set.
 pub fn longest(level: i32, name: i32, set: bool) -> Result<usize> {
-    let row = TABLE.iter().find(|row| row.0 == level && row.1 == name).ok_or(Errno::ENOPROTOOPT)?;
-    if set && row.2 == Get { Err(Errno::ENOPROTOOPT) } else { Ok(row.3) }
+    match TABLE.iter().find(|row| row.0 == level && row.1 == name) {
+        Some(row) if set && row.2 == Get => Err(Errno::ENOPROTOOPT),
+        Some(row) => Ok(row.3),
+        None => Err(Errno::ENOPROTOOPT),
+    }
+}
+
+/// Whether internet sockets have options of this level.
+pub fn is_level(level: i32) -> bool {
+    [SOCKET, IP, IPV6, TCP, UDP].contains(&level)
 }
 
 /// Control records that reach the host with a message, by level and type (ip(7), ipv6(7), udp(7)).
@@ -175,9 +201,13 @@ const RECEIVED: &[(i32, i32)] = &[
     (UDP, 104),
 ];
 
-/// Whether a record may be sent.
-pub fn may_send(level: i32, kind: i32) -> bool {
-    SENT.contains(&(level, kind))
+/// Whether a record goes to the host. Linux passes over levels that are none of a socket's own; `EINVAL` for a record of its own that is not known.
+pub fn may_send(level: i32, kind: i32) -> Result<bool> {
+    match SENT.contains(&(level, kind)) {
+        true => Ok(true),
+        false if [SOCKET, IP, IPV6, UDP].contains(&level) => Err(Errno::EINVAL),
+        false => Ok(false),
+    }
 }
 
 /// Whether a record may be received.

@@ -1,9 +1,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::super::address::SocketAddress;
+use super::super::address::{Passed, SocketAddress};
 use super::super::socket::{Caller, Outgoing, Socket};
-use super::super::testing::{caller, receive, receive_message, send, send_message};
+use super::super::testing::{accept, addressed, bind, caller, connect, receive, receive_message, send, send_message};
 use super::socket;
 use crate::errno::Errno;
 use crate::kernel::credentials::{Capabilities, Credentials};
@@ -29,15 +29,15 @@ fn until(socket: &Socket, wanted: Ready) {
 
 fn connected() -> (Arc<Socket>, Arc<Socket>) {
     let listener = fresh(libc::SOCK_STREAM);
-    listener.protocol.bind(&caller(), &anywhere()).unwrap();
+    bind(&listener, &anywhere()).unwrap();
     listener.protocol.listen(&caller(), 5).unwrap();
-    assert!(matches!(listener.protocol.accept(&caller()), Err(Errno::EAGAIN)));
+    assert!(matches!(accept(&listener), Err(Errno::EAGAIN)));
     let client = fresh(libc::SOCK_STREAM);
     let address = listener.protocol.name().unwrap();
-    let begun = client.protocol.connect(&caller(), &address);
+    let begun = connect(&client, &address);
     assert!(matches!(begun, Ok(()) | Err(Errno::EINPROGRESS)));
     until(&listener, Ready::IN);
-    let accepted = listener.protocol.accept(&caller()).unwrap();
+    let accepted = accept(&listener).unwrap();
     until(&client, Ready::OUT);
     assert_eq!(client.protocol.peer().unwrap(), address);
     assert_eq!(client.protocol.name().unwrap(), accepted.protocol.peer().unwrap());
@@ -102,10 +102,10 @@ fn what_the_host_does_not_take_is_given_back() {
 #[test]
 fn udp_over_loopback_tells_senders_and_addresses() {
     let (a, b) = (fresh(libc::SOCK_DGRAM), fresh(libc::SOCK_DGRAM));
-    a.protocol.bind(&caller(), &anywhere()).unwrap();
-    b.protocol.bind(&caller(), &anywhere()).unwrap();
+    bind(&a, &anywhere()).unwrap();
+    bind(&b, &anywhere()).unwrap();
     a.protocol.set_option(&caller(), libc::IPPROTO_IP, libc::IP_PKTINFO, &1i32.to_ne_bytes()).unwrap();
-    let to = Outgoing { to: Some(a.protocol.name().unwrap()), ..Outgoing::default() };
+    let to = addressed(&a.protocol.name().unwrap());
     send_message(&b, b"datagram", to.clone()).unwrap();
     until(&a, Ready::IN);
     let (bytes, incoming) = receive_message(&a, 4, libc::MSG_TRUNC).unwrap();
@@ -119,8 +119,8 @@ fn udp_over_loopback_tells_senders_and_addresses() {
 fn low_ports_need_the_capability() {
     let nobody = Caller { credentials: Arc::new(Credentials::of(1000, 1000, &[], Capabilities::NONE)), ..caller() };
     let low = SocketAddress::Inet(Ipv4Addr::LOCALHOST, 7);
-    assert_eq!(fresh(libc::SOCK_STREAM).protocol.bind(&nobody, &low), Err(Errno::EACCES));
-    fresh(libc::SOCK_STREAM).protocol.bind(&nobody, &anywhere()).unwrap();
+    assert_eq!(fresh(libc::SOCK_STREAM).protocol.bind(&nobody, &(&low).into(), 0), Err(Errno::EACCES));
+    fresh(libc::SOCK_STREAM).protocol.bind(&nobody, &(&anywhere()).into(), 0).unwrap();
 }
 
 #[test]
@@ -131,7 +131,8 @@ fn only_known_options_and_families_reach_the_host() {
     assert_eq!(tcp.protocol.option(&caller(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 4).unwrap(), on);
     assert_eq!(tcp.protocol.option(&caller(), libc::IPPROTO_TCP, libc::TCP_INFO, 4096).unwrap()[0], 7, "TCP_CLOSE");
     assert_eq!(tcp.protocol.set_option(&caller(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &[0; 16]), Err(Errno::ENOPROTOOPT));
-    assert_eq!(tcp.protocol.connect(&caller(), &SocketAddress::Unix(None)), Err(Errno::EAFNOSUPPORT));
+    let unix = Passed::new(b"\x01\0/run/host.sock").unwrap();
+    assert_eq!(tcp.protocol.connect(&caller(), &unix), Err(Errno::EAFNOSUPPORT));
     assert!(matches!(socket(libc::AF_INET, libc::SOCK_RAW, 1, &caller()), Err(Errno::EPERM)));
     assert!(matches!(socket(libc::AF_INET, libc::SOCK_STREAM, 132, &caller()), Err(Errno::EPROTONOSUPPORT)));
 }
@@ -139,13 +140,13 @@ fn only_known_options_and_families_reach_the_host() {
 #[test]
 fn a_refused_connection_says_so() {
     let taken = fresh(libc::SOCK_STREAM);
-    taken.protocol.bind(&caller(), &anywhere()).unwrap();
+    bind(&taken, &anywhere()).unwrap();
     let address = taken.protocol.name().unwrap();
     let client = fresh(libc::SOCK_STREAM);
-    match client.protocol.connect(&caller(), &address) {
+    match connect(&client, &address) {
         Err(Errno::EINPROGRESS) => {
             until(&client, Ready::ERR);
-            assert_eq!(client.protocol.connect(&caller(), &address), Err(Errno::ECONNREFUSED));
+            assert_eq!(connect(&client, &address), Err(Errno::ECONNREFUSED));
         }
         result => assert_eq!(result, Err(Errno::ECONNREFUSED)),
     }
@@ -155,12 +156,12 @@ fn a_refused_connection_says_so() {
 fn version_six_where_the_machine_has_it() {
     let Ok(a) = socket(libc::AF_INET6, libc::SOCK_DGRAM, 0, &caller()) else { return };
     let own = SocketAddress::Inet6 { address: Ipv6Addr::LOCALHOST, port: 0, flow: 0, scope: 0 };
-    if a.protocol.bind(&caller(), &own).is_err() {
+    if bind(&a, &own).is_err() {
         return;
     }
     let name = a.protocol.name().unwrap();
     assert_ne!(name.port(), Some(0));
-    send_message(&a, b"self", Outgoing { to: Some(name.clone()), ..Outgoing::default() }).unwrap();
+    send_message(&a, b"self", addressed(&name.clone())).unwrap();
     until(&a, Ready::IN);
     assert_eq!(receive_message(&a, 9, 0).unwrap().1.from, Some(name));
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::super::address::SocketAddress;
+use super::super::address::Passed;
 use super::super::socket::{Caller, Identity};
 use super::endpoint::{Endpoint, Link, Listening};
 use super::names;
@@ -51,18 +51,19 @@ pub fn listen(endpoint: &Arc<Endpoint>, caller: &Caller, backlog: i32) -> Result
 }
 
 /// connect(2) of a stream or of sequenced packets. `EAGAIN` while the listener's backlog is full.
-pub fn connect(endpoint: &Arc<Endpoint>, caller: &Caller, address: &SocketAddress) -> Result<()> {
-    let SocketAddress::Unix(Some(name)) = address else { return Err(Errno::EINVAL) };
+pub fn connect(endpoint: &Arc<Endpoint>, caller: &Caller, address: &Passed) -> Result<()> {
+    let name = address.unix()?.ok_or(Errno::EINVAL)?;
     if endpoint.state.lock().pass_credentials {
         names::autobind(endpoint)?;
     }
-    let listener = names::find(caller, name, endpoint.kind)?;
+    let listener = names::find(caller, &name, endpoint.kind)?;
     let theirs = Endpoint::new(endpoint.kind);
     claim(endpoint, &theirs)?;
     {
         let mut state = theirs.state.lock();
         state.link = Link::Peer(endpoint.clone());
         state.peer_identity = Some(caller.identity());
+        state.embryo = true;
     }
     match enqueue(&listener, endpoint, &theirs) {
         Ok(identity) => endpoint.state.lock().peer_identity = Some(identity),
@@ -125,6 +126,7 @@ pub fn accept(endpoint: &Arc<Endpoint>) -> Result<Arc<Endpoint>> {
     };
     let impatient = std::mem::take(&mut state.impatient);
     drop(state);
+    accepted.state.lock().embryo = false;
     impatient.iter().for_each(|queue| queue.wake(Ready::WRITABLE));
     Ok(accepted)
 }

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::super::address::{SocketAddress, UnixName};
+use super::super::address::{Passed, SocketAddress, UnixName};
 use super::super::socket::{Caller, Identity, Incoming, Kind, Outgoing, Protocol, Request, Socket, next_number};
 use super::queue::{Account, DEFAULT_LIMIT, Packet};
 use super::{connection, datagram, names, options, rights, stream};
@@ -43,7 +43,7 @@ pub struct State {
     pub node: Option<NodeRef>,
     /// Its peer.
     pub link: Link,
-    /// What it has yet to read.
+    /// What it has yet to read. The marks of urgent bytes that were received stay in it, empty.
     pub incoming: VecDeque<Packet>,
     /// No more comes in.
     pub read_shut: bool,
@@ -53,16 +53,32 @@ pub struct State {
     pub error: Option<Errno>,
     /// `SO_PASSCRED`.
     pub pass_credentials: bool,
+    /// Nobody has accepted it yet, so that nobody can have asked for credentials on it.
+    pub embryo: bool,
     /// `SO_PEERCRED`.
     pub peer_identity: Option<Identity>,
     /// Senders and connectors that found it full.
     pub impatient: Vec<WaitQueue>,
     /// `SO_RCVBUF`, kept for show: what a sender may have under way is limited by its own `SO_SNDBUF`.
     pub receive_limit: usize,
-    /// Options that are kept and change nothing here.
+    /// Options that differ from what they are at first ([`options`]).
     pub kept: Vec<(i32, i32)>,
+    /// `SO_LINGER`: kept for show.
+    pub linger: [i32; 2],
+    /// `SO_PEEK_OFF`: where the next look begins; negative for the front, and for staying there.
+    pub peek_offset: i32,
     /// Its last descriptor is gone.
     pub closed: bool,
+}
+
+impl State {
+    /// `SO_PEEK_OFF`, where it is set, moves on with what was looked at, and back with what was taken.
+    pub fn move_look(&mut self, peek: bool, length: usize) {
+        let length = i32::try_from(length).unwrap_or(i32::MAX);
+        if self.peek_offset >= 0 {
+            self.peek_offset = if peek { self.peek_offset.saturating_add(length) } else { self.peek_offset.saturating_sub(length).max(0) };
+        }
+    }
 }
 
 /// One end.
@@ -74,7 +90,7 @@ pub struct Endpoint {
     /// Who waits for it.
     pub queue: WaitQueue,
     /// What it has sent.
-    pub account: Arc<Account>,
+    pub account: Account,
     /// The rest.
     pub state: Mutex<State>,
 }
@@ -82,7 +98,6 @@ pub struct Endpoint {
 impl Endpoint {
     /// An endpoint that is not bound, nor connected.
     pub fn new(kind: Kind) -> Arc<Endpoint> {
-        let queue = WaitQueue::new();
         let state = State {
             name: None,
             node: None,
@@ -92,14 +107,17 @@ impl Endpoint {
             write_shut: false,
             error: None,
             pass_credentials: false,
+            embryo: false,
             peer_identity: None,
             impatient: Vec::new(),
             receive_limit: DEFAULT_LIMIT,
             kept: Vec::new(),
+            linger: [0; 2],
+            peek_offset: -1,
             closed: false,
         };
-        let account = Account::new(queue.clone());
-        let endpoint = Arc::new(Endpoint { kind, number: next_number(), queue, account, state: Mutex::new(state) });
+        let endpoint =
+            Arc::new(Endpoint { kind, number: next_number(), queue: WaitQueue::new(), account: Account::new(), state: Mutex::new(state) });
         names::remember(&endpoint);
         endpoint
     }
@@ -115,6 +133,17 @@ impl Endpoint {
             Link::Peer(peer) => Some(peer.clone()),
             _ => None,
         }
+    }
+
+    /// What it is bound to: kept by a closed one, whose messages may still be read.
+    pub fn name(&self) -> Option<UnixName> {
+        self.state.lock().name.clone()
+    }
+
+    /// Whether whoever reads from it may want to know the senders.
+    pub fn wants_credentials(&self) -> bool {
+        let state = self.state.lock();
+        state.pass_credentials || state.embryo
     }
 
     /// Whether these are the same.
@@ -133,7 +162,7 @@ impl Endpoint {
             (state.read_shut, state.write_shut) = (true, true);
             let link = std::mem::replace(&mut state.link, Link::None);
             let impatient = std::mem::take(&mut state.impatient);
-            (link, std::mem::take(&mut state.incoming), state.name.take(), state.node.take(), impatient)
+            (link, std::mem::take(&mut state.incoming), state.name.clone(), state.node.take(), impatient)
         };
         names::forget(self, name.as_ref(), node.as_ref());
         match link {
@@ -141,7 +170,10 @@ impl Endpoint {
                 if self.is_connected_kind() {
                     let mut theirs = peer.state.lock();
                     (theirs.read_shut, theirs.write_shut) = (true, true);
-                    if reset || !incoming.is_empty() {
+                    // What is empty (the mark of an urgent byte, an empty message) is nothing that was left unread.
+                    let empty = incoming.front().is_some_and(|packet| packet.unread().is_empty());
+                    let left = incoming.len() > usize::from(empty);
+                    if reset || left {
                         theirs.error = Some(Errno::ECONNRESET);
                     }
                     drop(theirs);
@@ -173,6 +205,9 @@ impl Endpoint {
             if !state.incoming.is_empty() {
                 ready |= Ready::READABLE;
             }
+            if state.incoming.iter().any(|packet| packet.urgent) {
+                ready |= Ready::PRI;
+            }
             match &state.link {
                 Link::None if self.is_connected_kind() && !state.closed => ready |= Ready::HUP,
                 Link::Listening(listening) if !listening.waiting.is_empty() => ready |= Ready::READABLE,
@@ -195,33 +230,34 @@ impl Endpoint {
 pub struct UnixSocket(pub Arc<Endpoint>);
 
 impl Protocol for UnixSocket {
-    fn bind(&self, caller: &Caller, address: &SocketAddress) -> Result<()> {
-        names::bind(&self.0, caller, address)
+    fn bind(&self, caller: &Caller, address: &Passed, mode: u32) -> Result<()> {
+        names::bind(&self.0, caller, address, mode)
     }
 
     fn listen(&self, caller: &Caller, backlog: i32) -> Result<()> {
         connection::listen(&self.0, caller, backlog)
     }
 
-    fn connect(&self, caller: &Caller, address: &SocketAddress) -> Result<()> {
+    fn connect(&self, caller: &Caller, address: &Passed) -> Result<()> {
         match self.0.kind {
             Kind::Datagram => datagram::connect(&self.0, caller, address),
             _ => connection::connect(&self.0, caller, address),
         }
     }
 
-    fn accept(&self, caller: &Caller) -> Result<Arc<Socket>> {
-        connection::accept(&self.0).map(|endpoint| super::front(endpoint, caller))
+    fn accept(&self, caller: &Caller) -> Result<(Arc<Socket>, SocketAddress)> {
+        let accepted = connection::accept(&self.0)?;
+        let peer = SocketAddress::Unix(accepted.peer().and_then(|peer| peer.name()));
+        Ok((super::front(accepted, caller), peer))
     }
 
     fn name(&self) -> Result<SocketAddress> {
-        Ok(SocketAddress::Unix(self.0.state.lock().name.clone()))
+        Ok(SocketAddress::Unix(self.0.name()))
     }
 
     fn peer(&self) -> Result<SocketAddress> {
         let peer = self.0.peer().ok_or(Errno::ENOTCONN)?;
-        let name = peer.state.lock().name.clone();
-        Ok(SocketAddress::Unix(name))
+        Ok(SocketAddress::Unix(peer.name()))
     }
 
     fn send(&self, caller: &Caller, message: &Outgoing, from: &mut dyn Source) -> Result<usize> {

@@ -7,13 +7,16 @@
 //!
 //! - [`names`]: who is bound to which path or abstract name;
 //! - [`connection`]: listen, connect, accept;
-//! - [`stream`] and [`datagram`]: moving bytes and messages;
+//! - [`stream`] and [`datagram`]: moving bytes and messages; [`urgent`]: the urgent bytes of streams;
 //! - [`rights`]: descriptors on their way (`SCM_RIGHTS`), and collecting those that nobody can receive any more.
 //!
 //! Absent: sockets of the *host* that a bind mount shows. Connecting to one is `ECONNREFUSED`: a host socket would be a way
-//! around this kernel. Out-of-band data (Linux 5.15) is `EOPNOTSUPP`.
+//! around this kernel. `SIGURG` for urgent bytes.
 //!
-//! Locks: the state of one endpoint at a time, never two; packets are dropped with none held.
+//! What a workload can make this process hold is bounded as in Linux: bytes under way by each sender's `SO_SNDBUF`, connections by backlogs, messages by
+//! `max_dgram_qlen`, descriptors under way by their user's `RLIMIT_NOFILE`. All of it is memory of the pod's own cgroup.
+//!
+//! Locks: the table of names, then the state of one endpoint at a time, never two; packets are dropped with none held.
 
 use std::sync::Arc;
 
@@ -30,6 +33,7 @@ pub mod rights;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+mod urgent;
 
 use endpoint::{Endpoint, UnixSocket};
 

@@ -1,14 +1,17 @@
 //! The names of Unix sockets: paths and abstract names, and /proc/net/unix.
 //!
 //! A path is a socket file that the walk finds; which endpoint it stands for is found by the file's number. Abstract
-//! names belong to the network namespace, and there is one per pod.
+//! names belong to the network namespace, and there is one per pod; each kind of socket has names of its own.
+//!
+//! A socket file that a bind mount shows, and that a process of the *host* is bound to, is a file to which nobody is bound here: `ECONNREFUSED`.
+//! A socket file made here in a host directory is to the host one whose owner is gone: nothing on the host is bound to it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
-use super::super::address::{SocketAddress, UnixName};
+use super::super::address::{Passed, UnixName};
 use super::super::socket::{Caller, Kind};
 use super::endpoint::{Endpoint, Link};
 use crate::errno::{Errno, Result};
@@ -20,7 +23,7 @@ use crate::vfs::walk::{self, Walk, WalkFlags};
 #[derive(Default)]
 struct Names {
     files: HashMap<NodeKey, Weak<Endpoint>>,
-    abstracts: HashMap<Arc<[u8]>, Weak<Endpoint>>,
+    abstracts: HashMap<(Arc<[u8]>, i32), Weak<Endpoint>>,
     all: BTreeMap<u64, Weak<Endpoint>>,
 }
 
@@ -36,10 +39,11 @@ pub fn forget(endpoint: &Arc<Endpoint>, name: Option<&UnixName>, node: Option<&N
     let mut names = NAMES.lock();
     names.all.remove(&endpoint.number);
     let own = |other: &Weak<Endpoint>| other.as_ptr() == Arc::as_ptr(endpoint);
-    if let Some(UnixName::Abstract(name)) = name
-        && names.abstracts.get(name).is_some_and(own)
-    {
-        names.abstracts.remove(name);
+    if let Some(UnixName::Abstract(name)) = name {
+        let key = (name.clone(), endpoint.kind.number());
+        if names.abstracts.get(&key).is_some_and(own) {
+            names.abstracts.remove(&key);
+        }
     }
     if let Some(key) = node.map(|node| node.key())
         && names.files.get(&key).is_some_and(own)
@@ -54,24 +58,27 @@ fn walk_of<'a>(caller: &'a Caller) -> Result<Walk<'a>> {
 }
 
 /// bind(2).
-pub fn bind(endpoint: &Arc<Endpoint>, caller: &Caller, address: &SocketAddress) -> Result<()> {
-    let SocketAddress::Unix(name) = address else { return Err(Errno::EINVAL) };
-    match name {
+pub fn bind(endpoint: &Arc<Endpoint>, caller: &Caller, address: &Passed, mode: u32) -> Result<()> {
+    match address.unix()? {
         None => autobind(endpoint),
-        Some(_) if endpoint.state.lock().name.is_some() => Err(Errno::EINVAL),
-        Some(UnixName::Abstract(name)) => bind_abstract(endpoint, name),
-        Some(UnixName::Path(path)) => bind_path(endpoint, caller, path),
+        Some(UnixName::Abstract(name)) => bind_abstract(endpoint, &name),
+        Some(UnixName::Path(path)) => bind_path(endpoint, caller, &path, mode),
     }
 }
 
 fn bind_abstract(endpoint: &Arc<Endpoint>, name: &Arc<[u8]>) -> Result<()> {
+    // Both looks under one lock, so that of two binds at once one is refused.
     let mut names = NAMES.lock();
-    if names.abstracts.get(name).is_some_and(|other| other.strong_count() > 0) {
+    let mut state = endpoint.state.lock();
+    if state.name.is_some() {
+        return Err(Errno::EINVAL);
+    }
+    let key = (name.clone(), endpoint.kind.number());
+    if names.abstracts.get(&key).is_some_and(|other| other.strong_count() > 0) {
         return Err(Errno::EADDRINUSE);
     }
-    names.abstracts.insert(name.clone(), Arc::downgrade(endpoint));
-    drop(names);
-    endpoint.state.lock().name = Some(UnixName::Abstract(name.clone()));
+    names.abstracts.insert(key, Arc::downgrade(endpoint));
+    state.name = Some(UnixName::Abstract(name.clone()));
     Ok(())
 }
 
@@ -85,13 +92,15 @@ pub fn autobind(endpoint: &Arc<Endpoint>) -> Result<()> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed) & 0xf_ffff;
         match bind_abstract(endpoint, &Arc::from(format!("{number:05x}").into_bytes())) {
             Err(Errno::EADDRINUSE) => {}
+            // Somebody else has just bound it.
+            Err(Errno::EINVAL) => return Ok(()),
             result => return result,
         }
     }
     Err(Errno::ENOSPC)
 }
 
-fn bind_path(endpoint: &Arc<Endpoint>, caller: &Caller, path: &Arc<[u8]>) -> Result<()> {
+fn bind_path(endpoint: &Arc<Endpoint>, caller: &Caller, path: &Arc<[u8]>, mode: u32) -> Result<()> {
     let umask = caller.place.as_ref().map_or(0, |place| place.umask);
     let last = walk::resolve_parent(&walk_of(caller)?, path)?;
     if matches!(last.name.as_slice(), b"" | b"." | b"..") {
@@ -107,31 +116,41 @@ fn bind_path(endpoint: &Arc<Endpoint>, caller: &Caller, path: &Arc<[u8]>) -> Res
     if last.directory.mount.has(MountFlags::READ_ONLY) {
         return Err(Errno::EROFS);
     }
-    let made = directory.make_node(&last.name, libc::S_IFSOCK | (0o777 & !umask), 0, &caller.credentials);
+    let made = directory.clone().make_node(&last.name, libc::S_IFSOCK | (mode & !umask), 0, &caller.credentials);
     let node = made.map_err(|error| if error == Errno::EEXIST { Errno::EADDRINUSE } else { error })?;
-    NAMES.lock().files.insert(node.key(), Arc::downgrade(endpoint));
+    let mut names = NAMES.lock();
     let mut state = endpoint.state.lock();
+    if state.name.is_some() {
+        drop(state);
+        drop(names);
+        // Linux finds that out as late: the file is made, and taken away again.
+        let _ = directory.unlink(&last.name, false, &caller.credentials);
+        return Err(Errno::EINVAL);
+    }
+    names.files.insert(node.key(), Arc::downgrade(endpoint));
     state.name = Some(UnixName::Path(path.clone()));
     state.node = Some(node);
     Ok(())
 }
 
-/// The endpoint that a name stands for, of this kind. `ECONNREFUSED` where nobody is bound to it, `EPROTOTYPE` where it is
-/// of another kind, `EACCES` without write permission on the socket file.
+/// The endpoint that a name stands for, of this kind. `ECONNREFUSED` where nobody is bound to it; of a path, `EPROTOTYPE` where it is of another
+/// kind, `EACCES` without write permission on the socket file.
 pub fn find(caller: &Caller, name: &UnixName, kind: Kind) -> Result<Arc<Endpoint>> {
-    let found = match name {
-        UnixName::Abstract(name) => NAMES.lock().abstracts.get(name).and_then(Weak::upgrade),
+    match name {
+        UnixName::Abstract(name) => {
+            let found = NAMES.lock().abstracts.get(&(name.clone(), kind.number())).and_then(Weak::upgrade);
+            found.ok_or(Errno::ECONNREFUSED)
+        }
         UnixName::Path(path) => {
             let location = walk::resolve(&walk_of(caller)?, path)?;
             location.node.access(Permission::WRITE, &caller.credentials)?;
             if location.node.file_type() != FileType::Socket {
                 return Err(Errno::ECONNREFUSED);
             }
-            NAMES.lock().files.get(&location.node.key()).and_then(Weak::upgrade)
+            let found = NAMES.lock().files.get(&location.node.key()).and_then(Weak::upgrade).ok_or(Errno::ECONNREFUSED)?;
+            if found.kind == kind { Ok(found) } else { Err(Errno::EPROTOTYPE) }
         }
-    };
-    let found = found.ok_or(Errno::ECONNREFUSED)?;
-    if found.kind == kind { Ok(found) } else { Err(Errno::EPROTOTYPE) }
+    }
 }
 
 /// /proc/net/unix.

@@ -2,32 +2,52 @@
 
 use std::sync::Arc;
 
-use super::super::options::integer;
+use super::super::control::Record;
+use super::super::options::{COOKIE, integer, kept};
 use super::super::socket::{Caller, Kind};
-use super::endpoint::{Endpoint, Link};
+use super::endpoint::{Endpoint, Link, State};
 use super::queue::doubled;
+use super::{stream, urgent};
 use crate::errno::{Errno, Result};
 use crate::kernel::credentials::Capability;
+use crate::kernel::wait::Ready;
 use crate::platform::memory::Address;
 use crate::syscalls::Call;
+use crate::vfs::node::Timestamp;
 
-/// Options that are kept and shown, and change nothing here (socket(7)).
-const KEPT: &[(i32, i32)] = &[
-    (libc::SO_REUSEADDR, 0),
-    (libc::SO_REUSEPORT, 0),
-    (libc::SO_KEEPALIVE, 0),
-    (libc::SO_BROADCAST, 0),
-    (libc::SO_OOBINLINE, 0),
-    (libc::SO_DONTROUTE, 0),
-    (libc::SO_TIMESTAMP, 0),
-    (libc::SO_TIMESTAMPNS, 0),
-    (libc::SO_PRIORITY, 0),
-    (libc::SO_RCVLOWAT, 1),
-    (libc::SO_BUSY_POLL, 0),
-    (libc::SO_NO_CHECK, 0),
-    (libc::SO_PASSSEC, 0),
-    (libc::SO_PEEK_OFF, -1),
-];
+/// The value of a kept option.
+fn value(state: &State, name: i32) -> Option<i32> {
+    let set = state.kept.iter().find(|(kept, _)| *kept == name).map(|(_, value)| *value);
+    set.or_else(|| kept(name).map(|kind| kind.initial()))
+}
+
+/// Whether a kept option is on.
+pub fn is_set(state: &State, name: i32) -> bool {
+    // Few sockets have any, and this is asked for each read.
+    !state.kept.is_empty() && value(state, name).unwrap_or(0) != 0
+}
+
+/// Whether messages are to show when they were sent.
+pub fn wants_time(state: &State) -> bool {
+    is_set(state, libc::SO_TIMESTAMP) || is_set(state, libc::SO_TIMESTAMPNS)
+}
+
+/// How they show it: `struct timespec` or `struct timeval`.
+pub fn time_format(state: &State) -> fn(Timestamp) -> Record {
+    if is_set(state, libc::SO_TIMESTAMPNS) {
+        |sent| {
+            Record::new(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, [sent.seconds, i64::from(sent.nanoseconds)].map(i64::to_ne_bytes).concat())
+        }
+    } else {
+        |sent| {
+            Record::new(
+                libc::SOL_SOCKET,
+                libc::SO_TIMESTAMP,
+                [sent.seconds, i64::from(sent.nanoseconds / 1000)].map(i64::to_ne_bytes).concat(),
+            )
+        }
+    }
+}
 
 /// getsockopt(2). Unix sockets have no level but `SOL_SOCKET`.
 pub fn get(endpoint: &Arc<Endpoint>, caller: &Caller, level: i32, name: i32, room: usize) -> Result<Vec<u8>> {
@@ -41,8 +61,10 @@ pub fn get(endpoint: &Arc<Endpoint>, caller: &Caller, level: i32, name: i32, roo
         libc::SO_PASSCRED => i32::from(state.pass_credentials),
         libc::SO_SNDBUF => endpoint.account.limit() as i32,
         libc::SO_RCVBUF => state.receive_limit as i32,
-        // Off, and no seconds.
-        libc::SO_LINGER => return Ok(vec![0; 8]),
+        libc::SO_SNDLOWAT => 1,
+        libc::SO_PEEK_OFF => state.peek_offset,
+        COOKIE => return if room < 8 { Err(Errno::EINVAL) } else { Ok(endpoint.number.to_ne_bytes().to_vec()) },
+        libc::SO_LINGER => return Ok(state.linger.map(i32::to_ne_bytes).concat()),
         libc::SO_PEERCRED => {
             let peer = state.peer_identity.clone();
             drop(state);
@@ -54,51 +76,76 @@ pub fn get(endpoint: &Arc<Endpoint>, caller: &Caller, level: i32, name: i32, roo
             let groups: Vec<u8> = peer.groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
             return if groups.len() > room { Err(Errno::ERANGE) } else { Ok(groups) };
         }
-        _ => {
-            let kept = state.kept.iter().chain(KEPT).find(|(kept, _)| *kept == name);
-            kept.map(|(_, value)| *value).ok_or(Errno::ENOPROTOOPT)?
-        }
+        _ => value(&state, name).ok_or(Errno::ENOPROTOOPT)?,
     };
     Ok(value.to_ne_bytes().to_vec())
 }
 
 /// setsockopt(2).
-pub fn set(endpoint: &Arc<Endpoint>, caller: &Caller, level: i32, name: i32, value: &[u8]) -> Result<()> {
+pub fn set(endpoint: &Arc<Endpoint>, caller: &Caller, level: i32, name: i32, bytes: &[u8]) -> Result<()> {
     if level != libc::SOL_SOCKET {
         return Err(Errno::EOPNOTSUPP);
     }
-    let number = integer(value)?;
+    if name == libc::SO_BINDTODEVICE {
+        return Err(Errno::ENOPROTOOPT);
+    }
+    let number = integer(bytes)?;
     match name {
         libc::SO_PASSCRED => endpoint.state.lock().pass_credentials = number != 0,
-        libc::SO_SNDBUF => endpoint.account.set_limit(number),
+        libc::SO_SNDBUF => {
+            endpoint.account.set_limit(number);
+            endpoint.queue.wake(Ready::WRITABLE);
+        }
         libc::SO_RCVBUF => endpoint.state.lock().receive_limit = doubled(number).max(2304),
         libc::SO_SNDBUFFORCE | libc::SO_RCVBUFFORCE => {
             if !caller.credentials.capable(Capability::NetAdmin) {
                 return Err(Errno::EPERM);
             }
-            return set(endpoint, caller, level, if name == libc::SO_SNDBUFFORCE { libc::SO_SNDBUF } else { libc::SO_RCVBUF }, value);
+            return set(endpoint, caller, level, if name == libc::SO_SNDBUFFORCE { libc::SO_SNDBUF } else { libc::SO_RCVBUF }, bytes);
         }
-        libc::SO_LINGER => {}
-        _ if KEPT.iter().any(|(kept, _)| *kept == name) => {
+        libc::SO_PEEK_OFF => endpoint.state.lock().peek_offset = number,
+        // There is never one.
+        libc::SO_DETACH_FILTER => {
+            return Err(if is_set(&endpoint.state.lock(), libc::SO_LOCK_FILTER) { Errno::EPERM } else { Errno::ENOENT });
+        }
+        libc::SO_LINGER => {
+            let [on, time] = [integer(bytes)?, integer(bytes.get(4..).unwrap_or_default())?];
             let mut state = endpoint.state.lock();
-            state.kept.retain(|(kept, _)| *kept != name);
-            state.kept.push((name, number));
+            state.linger = if on != 0 { [1, time] } else { [0, state.linger[1]] };
         }
-        _ => return Err(Errno::ENOPROTOOPT),
+        _ => {
+            let kind = kept(name).ok_or(Errno::ENOPROTOOPT)?;
+            let mut state = endpoint.state.lock();
+            let before = value(&state, name).unwrap_or(0);
+            let now = kind.set(before, number, &caller.credentials)?;
+            state.kept.retain(|(kept, _)| *kept != name);
+            if now != kind.initial() {
+                state.kept.push((name, now));
+            }
+            // Of the two formats of time one is shown: the last that was asked for.
+            let other = [libc::SO_TIMESTAMP, libc::SO_TIMESTAMPNS].into_iter().find(|other| *other != name);
+            if matches!(name, libc::SO_TIMESTAMP | libc::SO_TIMESTAMPNS) {
+                state.kept.retain(|(kept, _)| Some(*kept) != other);
+            }
+        }
     }
     Ok(())
 }
 
-/// `FIONREAD` and `SIOCOUTQ` (unix(7)).
+/// `FIONREAD`, `SIOCOUTQ` and `SIOCATMARK` (unix(7)).
 pub fn ioctl(endpoint: &Arc<Endpoint>, call: &Call, command: u32, argument: u64) -> Result<i64> {
     let value = match u64::from(command) {
         libc::FIONREAD => waiting(endpoint)?,
         libc::TIOCOUTQ => endpoint.account.charged(),
-        _ => return super::super::inet::interface::ioctl(call, command, argument),
+        AT_MARK => usize::from(urgent::at_mark(&endpoint.state.lock().incoming)),
+        _ => return super::super::inet::interface::ioctl(call, libc::AF_UNIX, command, argument),
     };
     call.memory().write_value(Address(argument), &i32::try_from(value).unwrap_or(i32::MAX))?;
     Ok(0)
 }
+
+/// `SIOCATMARK`.
+const AT_MARK: u64 = 0x8905;
 
 /// Bytes that the next read finds: all of a stream's, one message's otherwise.
 pub fn waiting(endpoint: &Arc<Endpoint>) -> Result<usize> {
@@ -108,6 +155,6 @@ pub fn waiting(endpoint: &Arc<Endpoint>) -> Result<usize> {
     }
     Ok(match endpoint.kind {
         Kind::Datagram => state.incoming.front().map_or(0, |packet| packet.data.len()),
-        _ => state.incoming.iter().map(|packet| packet.unread().len()).sum(),
+        _ => stream::waiting(&state.incoming),
     })
 }

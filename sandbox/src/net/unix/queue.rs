@@ -1,12 +1,14 @@
 //! Packets, and what limits their senders.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::super::address::UnixName;
 use super::super::socket::Identity;
+use super::endpoint::Endpoint;
 use super::rights::Rights;
-use crate::kernel::wait::{Ready, WaitQueue};
+use crate::kernel::wait::Ready;
+use crate::vfs::node::Timestamp;
 
 /// `net.core.wmem_default` and `wmem_max` as Linux has them: bytes.
 pub const DEFAULT_LIMIT: usize = 212_992;
@@ -19,13 +21,12 @@ pub const OVERHEAD: usize = 768;
 pub struct Account {
     charged: AtomicUsize,
     limit: AtomicUsize,
-    queue: WaitQueue,
 }
 
 impl Account {
-    /// An empty account of the socket with this wait queue.
-    pub fn new(queue: WaitQueue) -> Arc<Account> {
-        Arc::new(Account { charged: AtomicUsize::new(0), limit: AtomicUsize::new(DEFAULT_LIMIT), queue })
+    /// An empty account.
+    pub fn new() -> Account {
+        Account { charged: AtomicUsize::new(0), limit: AtomicUsize::new(DEFAULT_LIMIT) }
     }
 
     /// `SO_SNDBUF`.
@@ -33,10 +34,9 @@ impl Account {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Sets `SO_SNDBUF`, as Linux does: doubled, within bounds.
+    /// Sets `SO_SNDBUF`, as Linux does: doubled, within bounds. Whoever waits for room is to be woken.
     pub fn set_limit(&self, wanted: i32) {
         self.limit.store(doubled(wanted).max(LEAST_LIMIT), Ordering::Relaxed);
-        self.queue.wake(Ready::WRITABLE);
     }
 
     /// Bytes charged (`SIOCOUTQ`).
@@ -48,15 +48,6 @@ impl Account {
     pub fn is_writable(&self) -> bool {
         self.charged() * 4 <= self.limit()
     }
-
-    /// Charges a packet of `length` bytes, where the limit has not been reached yet; one packet may overshoot it.
-    pub fn charge(self: &Arc<Self>, length: usize) -> Option<Charge> {
-        let amount = length + OVERHEAD;
-        let limit = self.limit();
-        let add = |charged| if charged < limit { Some(charged + amount) } else { None };
-        self.charged.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add).ok()?;
-        Some(Charge { account: self.clone(), amount })
-    }
 }
 
 /// Twice what was asked for, with Linux's maximum.
@@ -65,18 +56,30 @@ pub fn doubled(wanted: i32) -> usize {
     usize::try_from(wanted).unwrap_or(DEFAULT_LIMIT).min(DEFAULT_LIMIT) * 2
 }
 
-/// A charge; dropping it gives the room back and wakes the sender. Drop it with no lock held.
+/// What a packet costs its sender; dropping it gives the room back and wakes the sender. Drop it with no lock held.
 pub struct Charge {
-    account: Arc<Account>,
+    /// Who pays.
+    pub sender: Arc<Endpoint>,
     amount: usize,
+}
+
+impl Charge {
+    /// Charges a packet of `length` bytes, where the limit has not been reached yet; one packet may overshoot it.
+    pub fn new(sender: &Arc<Endpoint>, length: usize) -> Option<Charge> {
+        let amount = length + OVERHEAD;
+        let limit = sender.account.limit();
+        let add = |charged| if charged < limit { Some(charged + amount) } else { None };
+        sender.account.charged.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add).ok()?;
+        Some(Charge { sender: sender.clone(), amount })
+    }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        let before = self.account.charged.fetch_sub(self.amount, Ordering::SeqCst);
-        let limit = self.account.limit();
+        let before = self.sender.account.charged.fetch_sub(self.amount, Ordering::SeqCst);
+        let limit = self.sender.account.limit();
         if before * 4 > limit && (before - self.amount) * 4 <= limit {
-            self.account.queue.wake(Ready::WRITABLE);
+            self.sender.queue.wake(Ready::WRITABLE);
         }
     }
 }
@@ -87,13 +90,17 @@ pub struct Packet {
     pub data: Vec<u8>,
     /// How many of them have been read.
     pub read: usize,
-    /// The sender's name.
-    pub from: Option<UnixName>,
-    /// The sender, where one of the two sides wants credentials.
+    /// Who sent it, as credentials: where one of the two sides wants them.
     pub identity: Option<Identity>,
     /// Descriptors.
     pub rights: Rights,
-    /// Released when it has been read.
+    /// When it was sent, where the receiver wants to know.
+    pub sent: Option<Timestamp>,
+    /// The byte of a stream that is urgent, and has not been received as such.
+    pub urgent: bool,
+    /// It has been peeked at.
+    pub peeked: bool,
+    /// Its sender, who gets the room back when it has been read.
     pub charge: Charge,
 }
 
@@ -102,4 +109,14 @@ impl Packet {
     pub fn unread(&self) -> &[u8] {
         &self.data[self.read..]
     }
+
+    /// An urgent byte that has been received: the mark in the stream where it was.
+    pub fn is_mark(&self) -> bool {
+        self.read == self.data.len()
+    }
+}
+
+/// How many bytes of a queue have not been read.
+pub fn unread(queue: &VecDeque<Packet>) -> usize {
+    queue.iter().map(|packet| packet.unread().len()).sum()
 }

@@ -13,9 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
-use super::super::socket::Socket;
+use super::super::socket::{Caller, Socket};
 use super::endpoint::{Endpoint, Link, UnixSocket};
 use super::queue::Packet;
+use crate::errno::{Errno, Result};
+use crate::kernel::credentials::Capability;
 use crate::kernel::timer::{Moment, Timer};
 use crate::kernel::wait::{Observer, Ready};
 use crate::sync::Mutex;
@@ -32,34 +34,69 @@ fn endpoint_of(file: &OpenFile) -> Option<&Arc<Endpoint>> {
     socket.protocol.as_any().downcast_ref::<UnixSocket>().map(|unix| &unix.0)
 }
 
+/// How many files each user has under way.
+static SENT: LazyLock<Mutex<HashMap<u32, usize>>> = LazyLock::new(Mutex::default);
+
 /// The open files of one packet.
 #[derive(Default)]
-pub struct Rights(Vec<Arc<OpenFile>>);
+pub struct Rights {
+    files: Vec<Arc<OpenFile>>,
+    /// The user who sent them.
+    user: u32,
+}
 
 impl Rights {
-    /// Puts files on their way.
-    pub fn send(files: &[Arc<OpenFile>]) -> Rights {
+    /// Puts files on their way. `ETOOMANYREFS` where the user has more under way already than a process may have open (unix(7)).
+    pub fn send(caller: &Caller, files: &[Arc<OpenFile>]) -> Result<Rights> {
+        if files.is_empty() {
+            return Ok(Rights::default());
+        }
+        let user = caller.credentials.uid;
+        let most = caller.process.as_ref().map_or(u64::MAX, |process| process.limits.read().descriptors());
+        let free = caller.credentials.capable(Capability::SysResource) || caller.credentials.capable(Capability::SysAdmin);
+        {
+            let mut sent = SENT.lock();
+            let count = sent.entry(user).or_default();
+            if *count as u64 > most && !free {
+                return Err(Errno::ETOOMANYREFS);
+            }
+            *count += files.len();
+        }
         for file in files.iter().filter(|file| endpoint_of(file).is_some()) {
             let mut under_way = UNDER_WAY.lock();
             under_way.entry(Arc::as_ptr(file) as usize).or_insert_with(|| (Arc::downgrade(file), 0)).1 += 1;
         }
-        Rights(files.to_vec())
+        Ok(Rights { files: files.to_vec(), user })
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.files.is_empty()
     }
 
     /// The files, which stay here as well (`MSG_PEEK`).
     pub fn copies(&self) -> Vec<Arc<OpenFile>> {
-        self.0.clone()
+        self.files.clone()
     }
 
     /// The files: they have arrived.
     pub fn receive(&mut self) -> Vec<Arc<OpenFile>> {
-        arrived(&self.0);
-        std::mem::take(&mut self.0)
+        if self.files.is_empty() {
+            return Vec::new();
+        }
+        self.arrived();
+        std::mem::take(&mut self.files)
+    }
+
+    fn arrived(&self) {
+        arrived(&self.files);
+        let mut sent = SENT.lock();
+        if let Some(count) = sent.get_mut(&self.user) {
+            *count -= self.files.len();
+            if *count == 0 {
+                sent.remove(&self.user);
+            }
+        }
     }
 }
 
@@ -78,9 +115,9 @@ fn arrived(files: &[Arc<OpenFile>]) {
 
 impl Drop for Rights {
     fn drop(&mut self) {
-        if !self.0.is_empty() {
-            arrived(&self.0);
-            discard_files(std::mem::take(&mut self.0));
+        if !self.files.is_empty() {
+            self.arrived();
+            discard_files(std::mem::take(&mut self.files));
         }
     }
 }
@@ -138,7 +175,7 @@ pub fn collect_later() {
 /// The sockets that lie in an endpoint's queues, and in those of connections that wait for it.
 fn held(endpoint: &Arc<Endpoint>) -> Vec<usize> {
     let state = endpoint.state.lock();
-    let files = |packet: &Packet| packet.rights.0.iter().map(|file| Arc::as_ptr(file) as usize).collect::<Vec<_>>();
+    let files = |packet: &Packet| packet.rights.files.iter().map(|file| Arc::as_ptr(file) as usize).collect::<Vec<_>>();
     let mut held: Vec<usize> = state.incoming.iter().flat_map(files).collect();
     let waiting: Vec<Arc<Endpoint>> = match &state.link {
         Link::Listening(listening) => listening.waiting.iter().cloned().collect(),

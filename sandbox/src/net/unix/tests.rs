@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::super::address::{SocketAddress, UnixName};
 use super::super::socket::{Outgoing, Socket};
-use super::super::testing::{caller, open, receive, receive_message, send, send_message};
+use super::super::testing::{accept, addressed, bind, caller, connect, open, receive, receive_message, send, send_message};
 use super::{pair, rights, socket};
 use crate::errno::Errno;
 use crate::kernel::wait::Ready;
@@ -21,7 +21,7 @@ fn named(name: &str) -> SocketAddress {
 
 fn listener(kind: i32, name: &str, backlog: i32) -> Arc<Socket> {
     let socket = fresh(kind);
-    socket.protocol.bind(&caller(), &named(name)).unwrap();
+    bind(&socket, &named(name)).unwrap();
     socket.protocol.listen(&caller(), backlog).unwrap();
     socket
 }
@@ -83,34 +83,34 @@ fn half_a_connection_can_be_shut() {
 #[test]
 fn connections_are_made_by_name_and_wait_for_accept() {
     let server = listener(libc::SOCK_STREAM, "server", 0);
-    assert!(matches!(server.protocol.accept(&caller()), Err(Errno::EAGAIN)));
+    assert!(matches!(accept(&server), Err(Errno::EAGAIN)));
     let client = fresh(libc::SOCK_STREAM);
     assert!(client.protocol.poll().contains(Ready::HUP));
-    client.protocol.connect(&caller(), &named("server")).unwrap();
+    connect(&client, &named("server")).unwrap();
     assert!(server.protocol.poll().contains(Ready::IN));
     send(&client, b"early").unwrap();
     let second = fresh(libc::SOCK_STREAM);
-    assert_eq!(second.protocol.connect(&caller(), &named("server")), Err(Errno::EAGAIN));
-    let accepted = server.protocol.accept(&caller()).unwrap();
+    assert_eq!(connect(&second, &named("server")), Err(Errno::EAGAIN));
+    let accepted = accept(&server).unwrap();
     assert_eq!(receive(&accepted, 9).unwrap(), b"early");
     assert_eq!(accepted.protocol.name().unwrap(), named("server"));
     assert_eq!(client.protocol.peer().unwrap(), named("server"));
     assert_eq!(accepted.protocol.peer().unwrap(), SocketAddress::Unix(None));
-    second.protocol.connect(&caller(), &named("server")).unwrap();
-    assert_eq!(second.protocol.connect(&caller(), &named("server")), Err(Errno::EISCONN));
+    connect(&second, &named("server")).unwrap();
+    assert_eq!(connect(&second, &named("server")), Err(Errno::EISCONN));
     drop(server);
     assert_eq!(receive(&second, 1), Err(Errno::ECONNRESET));
-    assert_eq!(fresh(libc::SOCK_STREAM).protocol.connect(&caller(), &named("server")), Err(Errno::ECONNREFUSED));
+    assert_eq!(connect(&fresh(libc::SOCK_STREAM), &named("server")), Err(Errno::ECONNREFUSED));
 }
 
 #[test]
-fn names_are_taken_once_and_for_one_kind() {
+fn names_are_taken_once_by_each_kind() {
     let first = listener(libc::SOCK_STREAM, "taken", 1);
     let second = fresh(libc::SOCK_DGRAM);
-    assert_eq!(second.protocol.bind(&caller(), &named("taken")), Err(Errno::EADDRINUSE));
-    assert_eq!(second.protocol.connect(&caller(), &named("taken")), Err(Errno::EPROTOTYPE));
-    assert_eq!(first.protocol.bind(&caller(), &named("other")), Err(Errno::EINVAL));
-    second.protocol.bind(&caller(), &SocketAddress::Unix(None)).unwrap();
+    assert_eq!(bind(&fresh(libc::SOCK_STREAM), &named("taken")), Err(Errno::EADDRINUSE));
+    assert_eq!(connect(&second, &named("taken")), Err(Errno::ECONNREFUSED));
+    assert_eq!(bind(&first, &named("other")), Err(Errno::EINVAL));
+    bind(&second, &SocketAddress::Unix(None)).unwrap();
     assert_eq!(second.protocol.name().unwrap().encode().len(), 8);
     assert_eq!(second.protocol.listen(&caller(), 1), Err(Errno::EOPNOTSUPP));
 }
@@ -118,10 +118,10 @@ fn names_are_taken_once_and_for_one_kind() {
 #[test]
 fn datagrams_keep_their_borders_and_their_senders() {
     let receiver = fresh(libc::SOCK_DGRAM);
-    receiver.protocol.bind(&caller(), &named("inbox")).unwrap();
+    bind(&receiver, &named("inbox")).unwrap();
     let sender = fresh(libc::SOCK_DGRAM);
-    sender.protocol.bind(&caller(), &named("outbox")).unwrap();
-    let to = Outgoing { to: Some(named("inbox")), ..Outgoing::default() };
+    bind(&sender, &named("outbox")).unwrap();
+    let to = addressed(&named("inbox"));
     send_message(&sender, b"first", to.clone()).unwrap();
     send_message(&sender, b"", to.clone()).unwrap();
     let (bytes, incoming) = receive_message(&receiver, 3, libc::MSG_TRUNC).unwrap();
@@ -139,11 +139,11 @@ fn datagrams_keep_their_borders_and_their_senders() {
 #[test]
 fn a_connected_datagram_socket_filters_and_forgets() {
     let (a, b, stranger) = (fresh(libc::SOCK_DGRAM), fresh(libc::SOCK_DGRAM), fresh(libc::SOCK_DGRAM));
-    a.protocol.bind(&caller(), &named("a")).unwrap();
-    b.protocol.bind(&caller(), &named("b")).unwrap();
-    a.protocol.connect(&caller(), &named("b")).unwrap();
-    b.protocol.connect(&caller(), &named("a")).unwrap();
-    let to = Outgoing { to: Some(named("a")), ..Outgoing::default() };
+    bind(&a, &named("a")).unwrap();
+    bind(&b, &named("b")).unwrap();
+    connect(&a, &named("b")).unwrap();
+    connect(&b, &named("a")).unwrap();
+    let to = addressed(&named("a"));
     assert_eq!(send_message(&stranger, b"x", to), Err(Errno::EPERM));
     send(&b, b"friend").unwrap();
     assert_eq!(receive(&a, 9).unwrap(), b"friend");
@@ -231,4 +231,76 @@ fn options_are_those_of_linux() {
     assert_eq!(get(libc::SO_ERROR), Ok(0));
     assert_eq!(get(9999), Err(Errno::ENOPROTOOPT));
     assert_eq!(a.protocol.option(&caller(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 4), Err(Errno::EOPNOTSUPP));
+}
+
+#[test]
+fn an_urgent_byte_ends_a_read_and_is_skipped_by_the_next() {
+    let (a, b) = pair_of(libc::SOCK_STREAM);
+    let urgent = || Outgoing { flags: libc::MSG_OOB, ..Outgoing::default() };
+    assert_eq!(receive_message(&b, 1, libc::MSG_OOB).err(), Some(Errno::EINVAL));
+    assert_eq!(send_message(&a, b"", urgent()), Err(Errno::EOPNOTSUPP));
+    assert_eq!(send_message(&a, b"abcU", urgent()), Ok(4));
+    assert!(b.protocol.poll().contains(Ready::PRI));
+    send(&a, b"def").unwrap();
+    assert_eq!(receive(&b, 99).unwrap(), b"abc");
+    assert_eq!(receive(&b, 99).unwrap(), b"def", "the urgent byte is dropped");
+    assert_eq!(send_message(&a, b"xV", urgent()), Ok(2));
+    send(&a, b"y").unwrap();
+    let (byte, incoming) = receive_message(&b, 9, libc::MSG_OOB).unwrap();
+    assert_eq!((byte.as_slice(), incoming.flags), (&b"V"[..], libc::MSG_OOB));
+    assert!(!b.protocol.poll().contains(Ready::PRI));
+    assert_eq!(receive(&b, 99).unwrap(), b"x", "up to the mark");
+    assert_eq!(receive(&b, 99).unwrap(), b"y");
+    b.protocol.set_option(&caller(), libc::SOL_SOCKET, libc::SO_OOBINLINE, &1i32.to_ne_bytes()).unwrap();
+    assert_eq!(send_message(&a, b"xW", urgent()), Ok(2));
+    assert_eq!(receive_message(&b, 1, libc::MSG_OOB).err(), Some(Errno::EINVAL));
+    assert_eq!(receive(&b, 99).unwrap(), b"x");
+    assert_eq!(receive(&b, 99).unwrap(), b"W");
+    assert_eq!(receive(&b, 99), Err(Errno::EAGAIN));
+}
+
+#[test]
+fn a_look_may_begin_further_on() {
+    fn peek(socket: &Socket, limit: usize) -> Result<Vec<u8>, Errno> {
+        receive_message(socket, limit, libc::MSG_PEEK).map(|(bytes, _)| bytes)
+    }
+    for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
+        let (a, b) = pair_of(kind);
+        b.protocol.set_option(&caller(), libc::SOL_SOCKET, libc::SO_PEEK_OFF, &2i32.to_ne_bytes()).unwrap();
+        send(&a, b"abcdef").unwrap();
+        send(&a, b"gh").unwrap();
+        assert_eq!(peek(&b, 2).unwrap(), b"cd");
+        assert_eq!(peek(&b, 2).unwrap(), b"ef");
+        assert_eq!(peek(&b, 9).unwrap(), b"gh");
+        assert_eq!(peek(&b, 9), Err(Errno::EAGAIN));
+        assert_eq!(receive(&b, 6).unwrap(), b"abcdef");
+        assert_eq!(peek(&b, 9), Err(Errno::EAGAIN), "the offset moved back by six, to the end of what is left");
+        assert_eq!(receive(&b, 6).unwrap(), b"gh");
+    }
+}
+
+#[test]
+fn a_datagram_socket_that_changes_its_peer_drops_what_the_old_one_sent() {
+    let (a, b, other) = (fresh(libc::SOCK_DGRAM), fresh(libc::SOCK_DGRAM), fresh(libc::SOCK_DGRAM));
+    for (socket, name) in [(&a, "changing"), (&b, "former"), (&other, "latter")] {
+        bind(socket, &named(name)).unwrap();
+    }
+    connect(&a, &named("former")).unwrap();
+    connect(&b, &named("changing")).unwrap();
+    send(&b, b"lost").unwrap();
+    connect(&a, &named("latter")).unwrap();
+    assert_eq!(receive(&a, 9), Err(Errno::EAGAIN));
+    assert_eq!(receive(&b, 9), Err(Errno::ECONNRESET));
+    assert_eq!(send(&b, b"x"), Err(Errno::EPERM), "no longer let in");
+}
+
+#[test]
+fn a_name_outlives_its_socket_with_the_messages_that_it_sent() {
+    let (a, b) = (fresh(libc::SOCK_DGRAM), fresh(libc::SOCK_DGRAM));
+    bind(&a, &named("reader")).unwrap();
+    bind(&b, &named("gone")).unwrap();
+    send_message(&b, b"last", addressed(&named("reader"))).unwrap();
+    drop(b);
+    assert_eq!(receive_message(&a, 9, 0).unwrap().1.from, Some(named("gone")));
+    bind(&fresh(libc::SOCK_DGRAM), &named("gone")).unwrap();
 }
