@@ -142,6 +142,8 @@ impl Lab {
             ],
             "linux": {
                 "cgroupsPath": format!("/bulkhead-test/{id}"),
+                // As in a fresh namespace: a wall lifts both in the namespace, which runs under runc share.
+                "sysctl": { "net.ipv4.ip_unprivileged_port_start": "1024", "net.ipv4.ping_group_range": "1 0" },
                 "namespaces": [
                     { "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" },
                     { "type": "network", "path": format!("/run/netns/{}", self.network) }
