@@ -176,9 +176,10 @@ impl Memory {
             if length > isize::MAX as u64 {
                 return Err(Errno::EINVAL);
             }
+            // All of it must be a user's, whatever is cut off then.
+            Self::check_range(Address(base), length as usize)?;
             let length = (length as usize).min(MAX_TRANSFER - total);
             if length > 0 {
-                Self::check_range(Address(base), length)?;
                 list.push((Address(base), length));
                 total += length;
             }

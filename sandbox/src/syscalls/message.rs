@@ -14,7 +14,7 @@ use crate::kernel::wait::Ready;
 use crate::net::address::{LONGEST, SocketAddress};
 use crate::net::control::{self, Encoder, MOST_DESCRIPTORS, Record};
 use crate::net::socket::{Caller, Identity, Incoming, Outgoing, Request, Socket};
-use crate::platform::memory::{Address, MAX_SEGMENTS, Segments};
+use crate::platform::memory::{Address, MAX_SEGMENTS, MAX_TRANSFER, Segments};
 use crate::vfs::descriptor;
 use crate::vfs::file::{OpenFile, Sink, Source};
 
@@ -75,7 +75,8 @@ impl Header {
 fn sendto(call: &Call) -> Result<Outcome> {
     let file = call.file(0)?;
     Socket::of(&file)?;
-    let segments = call.memory().segment(call.address(1), call.raw(2))?;
+    // Cut first: import_ubuf() in lib/iov_iter.c.
+    let segments = call.memory().segment(call.address(1), call.raw(2).min(MAX_TRANSFER as u64))?;
     let to = match call.address(4).optional() {
         Some(at) => Some(address(call, at, call.int(5))?),
         None => None,
@@ -225,7 +226,8 @@ enum Answer {
 
 fn recvfrom(call: &Call) -> Result<Outcome> {
     let file = call.file(0)?;
-    let segments = call.memory().segment(call.address(1), call.raw(2))?;
+    // Cut first: import_ubuf() in lib/iov_iter.c.
+    let segments = call.memory().segment(call.address(1), call.raw(2).min(MAX_TRANSFER as u64))?;
     let name = call.address(4).optional().map(|at| (at, call.address(5)));
     receive(call, &file, call.int(3), segments, Answer::Name(name))
 }
