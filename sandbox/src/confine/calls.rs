@@ -93,7 +93,7 @@ const THREADS: Only = Only::Bits(0, (libc::CLONE_THREAD | libc::CLONE_VM) as u64
 const NOT_EXECUTABLE: Only = Only::Bits(2, 0, libc::PROT_EXEC as u64);
 /// What the pod's network needs; packet, VSOCK, Bluetooth and the rest are not reachable.
 const FAMILIES: Only = Only::OneOf(0, &[libc::AF_INET as u32, libc::AF_INET6 as u32, libc::AF_NETLINK as u32]);
-/// Holding a privileged exec at its stop, and delivering a signal under a call's own mask.
+/// Holding a privileged exec at its stop, delivering a signal under a call's own mask, and having a signalfd's reader take signals.
 const TRACING: Only = Only::OneOf(
     0,
     &[
@@ -104,6 +104,7 @@ const TRACING: Only = Only::OneOf(
         libc::PTRACE_GETREGS,
         libc::PTRACE_SETREGS,
         libc::PTRACE_SINGLESTEP,
+        libc::PTRACE_SYSCALL,
         libc::PTRACE_GETSIGMASK,
         libc::PTRACE_SETSIGMASK,
     ],
@@ -116,7 +117,7 @@ pub const CALLS: &[HostCall] = calls! {
     "receives and answers the workload's calls; sizes and modes of terminals; names and addresses of interfaces" => [ioctl],
     "copies between its own and workload memory" => [process_vm_readv, process_vm_writev],
     "knows workload processes, takes their mark of a successful exec" => [pidfd_open, pidfd_getfd, getpgid, getsid, waitid, wait4],
-    "holds a thread whose program gains rights; delivers a signal under a waiting call's mask" => [ptrace if TRACING],
+    "holds a thread whose program gains rights; delivers a signal under a waiting call's mask; takes signals for a signalfd" => [ptrace if TRACING],
     "passes on signals; tells threads of their timers" => [kill, tgkill, pidfd_send_signal, rt_tgsigqueueinfo],
     "sets and reads scheduling and limits of workload threads" => [
         sched_setparam, sched_getparam, sched_setscheduler, sched_getscheduler, sched_get_priority_max, sched_get_priority_min,

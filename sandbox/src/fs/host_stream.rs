@@ -41,7 +41,7 @@ impl Observer for Tell {
 /// Opens a received descriptor as the file description of a workload.
 pub fn open(fd: OwnedFd, who: Arc<Credentials>) -> Result<Arc<OpenFile>> {
     let flags = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFL)?;
-    let status = flags & (libc::O_ACCMODE | libc::O_APPEND | libc::O_NONBLOCK);
+    let status = flags & (libc::O_ACCMODE | libc::O_APPEND | libc::O_NONBLOCK | crate::syscalls::LARGE_FILE);
     Ok(OpenFile::new(Arc::new(HostStream::new(fd)), None, status, who))
 }
 

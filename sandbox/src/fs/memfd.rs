@@ -25,15 +25,13 @@ const SEAL_EXECUTION: u32 = 0x20;
 
 /// Makes one, as an open file. The file is its maker's.
 pub fn create(name: &[u8], flags: u32, who: Arc<Credentials>) -> Result<Arc<OpenFile>> {
-    /// `O_LARGEFILE`.
-    const LARGE: i32 = 0o100_000;
     let text = String::from_utf8_lossy(name).into_owned();
     identity::assume(&who);
     let wanted = MFdFlags::from_bits_retain(flags | libc::MFD_CLOEXEC);
     let name = std::ffi::CString::new(name).map_err(|_| Errno::EINVAL)?;
     let fd = nix::sys::memfd::memfd_create(name.as_c_str(), wanted)?;
     let data = HostFile::new(fd.try_clone()?, FileType::Regular);
-    Ok(OpenFile::new(Arc::new(MemoryFile { fd, data, name: text }), None, libc::O_RDWR | LARGE, who))
+    Ok(OpenFile::new(Arc::new(MemoryFile { fd, data, name: text }), None, libc::O_RDWR | crate::syscalls::LARGE_FILE, who))
 }
 
 /// F_ADD_SEALS and F_GET_SEALS. `EINVAL` where the file has no seals.

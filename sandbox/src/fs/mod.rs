@@ -12,6 +12,7 @@ pub mod pidfd;
 pub mod pipe;
 pub mod proc;
 pub mod proc_net;
+pub mod signalfd;
 pub mod synthetic;
 pub mod sys;
 pub mod timerfd;

@@ -196,6 +196,7 @@ pub fn new_process(pid: Pid, status: &Status, snapshot: Snapshot) -> Result<Arc<
         exit: ExitState::default(),
         watch: Mutex::new(None),
         attention: AtomicU64::new(0),
+        signal_files: Default::default(),
         timers: Mutex::default(),
         exec: Mutex::new(None),
         calls: AtomicU64::new(0),

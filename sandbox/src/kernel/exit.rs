@@ -164,6 +164,7 @@ fn ended(process: &Arc<Process>) {
     }
     let parent = process::Status::read(process.pid).map(|status| status.parent).unwrap_or_else(|_| process.parent.load(Ordering::Relaxed));
     release(process, None);
+    super::signal_queue::remember(process);
     let threads = process.threads.lock().clone();
     adopt::settle(process, &threads);
     let status = process::reap(process.pid).ok();

@@ -23,6 +23,7 @@ pub mod posix_timer;
 pub mod reactor;
 pub mod sigmask;
 pub mod signal;
+pub mod signal_queue;
 pub mod task;
 pub mod timer;
 pub mod wait;

@@ -15,8 +15,6 @@ use crate::platform::process::{self, Status};
 /// From the stack pointer at a handler's entry to the saved mask: the return address, then `uc_flags`, `uc_link`, `uc_stack` and the machine context of
 /// `struct ucontext` (arch/x86/include/uapi/asm/sigcontext.h).
 const SAVED_MASK: u64 = 8 + 8 + 8 + 24 + 256;
-/// `PTRACE_SETSIGMASK`.
-const SET_MASK: libc::c_uint = 0x420b;
 /// How often a signal's delivery is looked for, every 50 us.
 const TRIES: usize = 400;
 
@@ -54,19 +52,19 @@ fn deliver_traced(thread: &Thread, mask: u64, own: u64) -> Result<()> {
         super::park::run_woken();
     }
     stop(tid)?;
-    set_mask(tid, mask)?;
+    process::set_signal_mask(tid, mask)?;
     process::trace(libc::PTRACE_CONT, tid, 0, 0)?;
     let Some(status) = soon(tid)? else {
         // Another thread of the process has taken the signal: this one goes on with its own mask.
         process::trace(libc::PTRACE_INTERRUPT, tid, 0, 0)?;
         stop(tid)?;
-        return set_mask(tid, own);
+        return process::set_signal_mask(tid, own);
     };
     // Into the handler, up to its first instruction.
     process::trace(libc::PTRACE_SINGLESTEP, tid, 0, libc::WSTOPSIG(status) as u64)?;
     let status = stop(tid)?;
     if libc::WSTOPSIG(status) != libc::SIGTRAP {
-        return set_mask(tid, own);
+        return process::set_signal_mask(tid, own);
     }
     let stack = process::stack_pointer(tid)?;
     Memory::of(tid).write_value(Address(stack).offset(SAVED_MASK)?, &own)
@@ -88,8 +86,4 @@ fn soon(tid: Pid) -> Result<Option<i32>> {
 fn stop(tid: Pid) -> Result<i32> {
     let status = process::wait_traced(tid)?;
     if libc::WIFSTOPPED(status) { Ok(status) } else { Err(Errno::ESRCH) }
-}
-
-fn set_mask(tid: Pid, mask: u64) -> Result<()> {
-    process::trace_with(SET_MASK, tid, size_of::<u64>() as u64, &mask)
 }

@@ -139,12 +139,13 @@ impl Observer for Look {
     }
 }
 
-/// Interrupts those parked calls of the process whose thread has an unblocked signal pending.
+/// Interrupts those parked calls of the process whose thread has an unblocked signal pending, and has those look that wait for signals by a signalfd.
 ///
 /// A signal for the whole process is taken by one thread, and only that one may be answered `ERESTARTSYS`. The host prefers
 /// the first thread of the group unless it blocks the signal (complete_signal() in kernel/signal.c); where it does and several
 /// others do not, nobody can tell which was chosen: those that are parked get `EINTR`, which every program must expect.
 pub fn attend(process: &Arc<Process>) {
+    process.signal_files.wake();
     let mut threads = process.threads.lock().clone();
     let leaving = process.leaving.lock().clone();
     threads.retain(|thread| !leaving.contains(&thread.tid));

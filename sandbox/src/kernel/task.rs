@@ -105,6 +105,8 @@ pub struct Process {
     pub watch: Mutex<Option<super::reactor::Watch>>,
     /// Until when its parked calls are looked at for signals (see `kernel::signal`), in nanoseconds of the monotonic clock; 0 for not at all.
     pub attention: AtomicU64,
+    /// The signalfds that its threads look at.
+    pub signal_files: crate::fs::signalfd::Listeners,
     /// Interval and POSIX timers.
     pub timers: Mutex<super::itimer::ProcessTimers>,
     /// The exec in flight, if any.

@@ -37,6 +37,7 @@ struct Frozen {
 enum Answer {
     Result(Result<i64>),
     LetGo,
+    Elsewhere(Box<dyn FnOnce() + Send>),
 }
 
 static DISPATCHER: OnceLock<Dispatcher> = OnceLock::new();
@@ -162,6 +163,7 @@ impl Dispatcher {
                 crate::log::error(&format!("call {} is not one that may be let go", call.number));
                 self.answer(&call, Answer::Result(Err(Errno::ENOSYS)));
             }
+            Ok(Outcome::Elsewhere(answering)) => self.answer(&call, Answer::Elsewhere(answering)),
             Ok(Outcome::Gone) => {}
             Err(error) => self.answer(&call, Answer::Result(Err(error))),
             Ok(Outcome::Park(mut future)) => {
@@ -207,6 +209,15 @@ impl Dispatcher {
         match answer {
             Answer::Result(result) => self.listener.answer(id, result),
             Answer::LetGo => self.listener.let_go(id),
+            Answer::Elsewhere(answering) => {
+                let spawned = std::thread::Builder::new().name("answer".into()).stack_size(256 << 10).spawn(move || {
+                    answering();
+                    park::run_woken();
+                });
+                if spawned.is_err() {
+                    self.listener.answer(id, Err(Errno::ENOMEM));
+                }
+            }
         }
     }
 

@@ -226,6 +226,12 @@ impl Segments {
         self
     }
 
+    /// Where the next bytes go, and how many fit there without a gap.
+    pub fn first(&self) -> Option<(Address, usize)> {
+        let (base, length) = self.list.get(self.at)?;
+        Some((base.offset(self.within as u64).ok()?, length - self.within))
+    }
+
     /// The next pieces, `length` bytes in all, as remote vectors (bounded by what the host takes in one call).
     fn front(&self, length: usize) -> ([libc::iovec; 64], usize, usize) {
         let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 64];

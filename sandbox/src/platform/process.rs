@@ -340,12 +340,38 @@ pub fn try_wait_stopped(thread: Pid) -> Result<Option<i32>> {
     Ok((pid != 0).then_some(status << 8 | 0x7f))
 }
 
+/// A thread's registers.
+pub use libc::user_regs_struct as Registers;
+
+/// A stopped thread's registers.
+pub fn registers(thread: Pid) -> Result<Registers> {
+    // SAFETY: all zeroes is a valid register set.
+    let mut registers: Registers = unsafe { std::mem::zeroed() };
+    // SAFETY: the host fills `registers`, whose type is the one that PTRACE_GETREGS writes.
+    if unsafe { libc::ptrace(libc::PTRACE_GETREGS, thread.0, 0, &mut registers) } < 0 { Err(Errno::last()) } else { Ok(registers) }
+}
+
+/// Changes a stopped thread's registers.
+pub fn set_registers(thread: Pid, registers: &Registers) -> Result<()> {
+    // SAFETY: the host reads `registers`, whose type is the one that PTRACE_SETREGS takes, and checks what it must not take.
+    if unsafe { libc::ptrace(libc::PTRACE_SETREGS, thread.0, 0, std::ptr::from_ref(registers)) } < 0 { Err(Errno::last()) } else { Ok(()) }
+}
+
 /// A stopped thread's stack pointer.
 pub fn stack_pointer(thread: Pid) -> Result<u64> {
-    // SAFETY: all zeroes is a valid register set.
-    let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
-    // SAFETY: the host fills `registers`, whose type is the one that PTRACE_GETREGS writes.
-    if unsafe { libc::ptrace(libc::PTRACE_GETREGS, thread.0, 0, &mut registers) } < 0 { Err(Errno::last()) } else { Ok(registers.rsp) }
+    registers(thread).map(|registers| registers.rsp)
+}
+
+/// A stopped thread's signal mask.
+pub fn signal_mask(thread: Pid) -> Result<u64> {
+    let mut mask = 0u64;
+    // SAFETY: the host writes the eight bytes of `mask`, whose size is passed.
+    if unsafe { libc::ptrace(libc::PTRACE_GETSIGMASK, thread.0, size_of::<u64>(), &mut mask) } < 0 { Err(Errno::last()) } else { Ok(mask) }
+}
+
+/// Changes a stopped thread's signal mask. `SIGKILL` and `SIGSTOP` stay unblocked.
+pub fn set_signal_mask(thread: Pid, mask: u64) -> Result<()> {
+    trace_with(libc::PTRACE_SETSIGMASK, thread, size_of::<u64>() as u64, &mask)
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! Events and timers: eventfd(2), timerfd_create(2), setitimer(2), alarm(2).
+//! Events and timers: eventfd(2), signalfd(2), timerfd_create(2), setitimer(2), alarm(2).
 
 use std::time::Duration;
 
 use super::{Argument, Call, Entry, Outcome};
 use crate::errno::{Errno, Result};
 use crate::fs::eventfd::EventFile;
+use crate::fs::signalfd::SignalFile;
 use crate::fs::timerfd::{Setting, TimerFile};
 use crate::kernel::itimer;
 use crate::kernel::timer::Moment;
@@ -17,6 +18,8 @@ use Argument::{Descriptor, Hex, Number, Pointer};
 pub const TABLE: &[Entry] = &[
     Entry::new(libc::SYS_eventfd, "eventfd", |call| eventfd(call, 0), &[Number]),
     Entry::new(libc::SYS_eventfd2, "eventfd2", |call| eventfd(call, call.int(1)), &[Number, Hex]),
+    Entry::new(libc::SYS_signalfd, "signalfd", |call| signalfd(call, 0), &[Number, Pointer, Number]),
+    Entry::new(libc::SYS_signalfd4, "signalfd4", |call| signalfd(call, call.int(3)), &[Number, Pointer, Number, Hex]),
     Entry::new(libc::SYS_timerfd_create, "timerfd_create", timerfd_create, &[Number, Hex]),
     Entry::new(libc::SYS_timerfd_settime, "timerfd_settime", timerfd_settime, &[Descriptor, Hex, Pointer, Pointer]),
     Entry::new(libc::SYS_timerfd_gettime, "timerfd_gettime", timerfd_gettime, &[Descriptor, Pointer]),
@@ -32,6 +35,22 @@ fn eventfd(call: &Call, flags: i32) -> Result<Outcome> {
     let file = EventFile::create(u64::from(call.uint(0)), flags & libc::EFD_SEMAPHORE != 0);
     let file = OpenFile::new(file, None, libc::O_RDWR | flags & libc::EFD_NONBLOCK, call.credentials());
     Ok(Outcome::Value(i64::from(call.install(file, flags & libc::EFD_CLOEXEC != 0)?.0)))
+}
+
+fn signalfd(call: &Call, flags: i32) -> Result<Outcome> {
+    if call.raw(2) != 8 {
+        return Err(Errno::EINVAL);
+    }
+    let mask: u64 = call.memory().read_value(call.address(1))?;
+    if flags & !(libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if call.int(0) == -1 {
+        let file = OpenFile::new(SignalFile::create(mask), None, libc::O_RDWR | flags & libc::SFD_NONBLOCK, call.credentials());
+        return Ok(Outcome::Value(i64::from(call.install(file, flags & libc::SFD_CLOEXEC != 0)?.0)));
+    }
+    SignalFile::of(&*call.file(0)?)?.set_mask(mask);
+    Ok(Outcome::Value(i64::from(call.int(0))))
 }
 
 fn timerfd_create(call: &Call) -> Result<Outcome> {

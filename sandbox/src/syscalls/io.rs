@@ -8,10 +8,11 @@ use std::sync::Arc;
 use super::{Argument, Call, Entry, Outcome, message};
 use crate::errno::{Errno, Result};
 use crate::fs::eventfd::EventFile;
+use crate::fs::signalfd::SignalFile;
 use crate::kernel::park;
-use crate::kernel::signal;
 use crate::kernel::timer::Deadline;
 use crate::kernel::wait::Ready;
+use crate::kernel::{signal, signal_queue};
 use crate::net::socket::Socket;
 use crate::platform::memory::Segments;
 use crate::vfs::file::{OpenFile, Position, Sink, Source};
@@ -115,6 +116,9 @@ fn read(call: &Call, place: Place, at: Option<u64>, flags: u32) -> Result<Outcom
     if Socket::of(&open).is_ok() {
         return message::read(call, &open, into);
     }
+    if SignalFile::of(&open).is_ok() {
+        return read_signals(call, open, into);
+    }
     if Sink::remaining(&into) > LONG {
         crate::platform::heed();
     }
@@ -125,6 +129,27 @@ fn read(call: &Call, place: Place, at: Option<u64>, flags: u32) -> Result<Outcom
     let Some(queue) = open.file.wait_queue().cloned() else { return Err(Errno::EAGAIN) };
     Ok(Outcome::Park(Box::pin(async move {
         park::retry(&queue, Ready::READABLE | Ready::RDHUP, Deadline::Never, || read_once(&open, &mut into, at)).await.map(Outcome::from)
+    })))
+}
+
+/// Reads from a signalfd: the caller's pending signals, which are the host's and are taken by the caller itself.
+fn read_signals(call: &Call, open: Arc<OpenFile>, into: Segments) -> Result<Outcome> {
+    if Sink::remaining(&into) < signal_queue::SIZE {
+        return Err(Errno::EINVAL);
+    }
+    let queue = open.file.wait_queue().cloned().ok_or(Errno::EINVAL)?;
+    let nonblocking = open.nonblocking();
+    let look = move || if open.file.poll().is_empty() { Err(Errno::EAGAIN) } else { Ok(SignalFile::of(&open)?.mask()) };
+    let taken = |call: Call, mask: u64, into: Segments| Outcome::Elsewhere(Box::new(move || signal_queue::take(&call, mask, into)));
+    match look() {
+        Ok(mask) => return Ok(taken(call.clone(), mask, into)),
+        Err(Errno::EAGAIN) if !nonblocking => {}
+        Err(error) => return Err(error),
+    }
+    let call = call.clone();
+    Ok(Outcome::Park(Box::pin(async move {
+        let mask = park::retry(&queue, Ready::READABLE, Deadline::Never, look).await?;
+        Ok(taken(call, mask, into))
     })))
 }
 

@@ -33,6 +33,7 @@ mod timer;
 mod trace;
 
 pub use call::Call;
+pub use open::LARGE_FILE;
 
 /// What the kernel calls itself.
 pub mod system_names {
@@ -49,6 +50,8 @@ pub enum Outcome {
     Continue,
     /// It waits.
     Park(Parked),
+    /// This answers it, on a thread of its own since it waits for the host: run when the call does not count as parked any more.
+    Elsewhere(Box<dyn FnOnce() + Send>),
     /// Nobody is left to answer: the thread is gone.
     Gone,
 }

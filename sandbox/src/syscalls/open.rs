@@ -49,7 +49,7 @@ const KNOWN: i32 = libc::O_ACCMODE
     | libc::O_PATH
     | TEMPORARY;
 /// `O_LARGEFILE` as the kernel has it on x86-64; the C library has 0.
-const LARGE_FILE: i32 = 0o100_000;
+pub const LARGE_FILE: i32 = 0o100_000;
 /// `__O_TMPFILE`: `O_TMPFILE` without the `O_DIRECTORY` that it contains.
 const TEMPORARY: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
 /// What is left of the flags with `O_PATH`.
@@ -130,7 +130,11 @@ fn openat2(call: &Call) -> Result<Outcome> {
     finish(call, Request { directory: Some(0), path: call.path(1)?, flags, mode: mode as u32, resolve })
 }
 
-fn finish(call: &Call, request: Request) -> Result<Outcome> {
+fn finish(call: &Call, mut request: Request) -> Result<Outcome> {
+    if request.flags & libc::O_PATH == 0 {
+        // What is opened by name has it always on a 64-bit Linux (force_o_largefile()); pipes, sockets and their like have not.
+        request.flags |= LARGE_FILE;
+    }
     let close_on_exec = request.flags & libc::O_CLOEXEC != 0;
     if request.path.is_empty() {
         return Err(Errno::ENOENT);
