@@ -136,3 +136,96 @@ fn links_on_a_volume_do_not_lead_out() {
     assert!(!ran.output.contains("of the host"), "{}", ran.output);
     assert!(ran.output.contains("done"), "{}", ran.output);
 }
+
+/// Whether any process of this machine has a file open.
+fn is_open_somewhere(device: u64, inode: u64) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let descriptors = processes.filter_map(|process| std::fs::read_dir(process.path().join("fd")).ok()).flatten().flatten();
+    descriptors.filter_map(|descriptor| std::fs::metadata(descriptor.path()).ok()).any(|file| (file.dev(), file.ino()) == (device, inode))
+}
+
+fn await_file(path: &std::path::Path) {
+    for _ in 0..3000 {
+        if path.exists() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("{} does not come", path.display());
+}
+
+#[test]
+fn what_was_mapped_is_let_go_when_it_is_closed() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(lab) = Lab::open() else { return };
+    compile(&lab, "donated");
+    let volume = lab.path().join("held");
+    std::fs::create_dir_all(&volume).expect("a volume");
+    let place = volume.clone();
+    let host = std::thread::spawn(move || {
+        await_file(&place.join("mapped"));
+        let big = std::fs::metadata(place.join("big")).expect("the mapped file");
+        let before = is_open_somewhere(big.dev(), big.ino());
+        std::fs::write(place.join("go"), "").expect("a file");
+        await_file(&place.join("closed"));
+        let after = is_open_somewhere(big.dev(), big.ino());
+        std::fs::write(place.join("end"), "").expect("a file");
+        (before, after)
+    });
+    let ran = attack(&lab, "held", &["/attacks/donated", "hold"], |configuration| {
+        let mount = serde_json::json!({ "destination": "/volume", "type": "bind", "source": volume, "options": ["rbind"] });
+        configuration["mounts"].as_array_mut().expect("mounts").push(mount);
+    });
+    assert_eq!(ran.code, 0, "{}", ran.output);
+    assert_eq!(host.join().expect("the host's side"), (true, false));
+}
+
+#[test]
+fn races_on_a_volume_from_both_sides_do_not_lead_out() {
+    let Some(lab) = Lab::open() else { return };
+    compile(&lab, "volume");
+    let (outside, volume) = (lab.path().join("outside"), lab.path().join("outside/volume"));
+    let away = lab.path().join("outside/away");
+    for directory in ["inner", "inner/swap", "inner/x", "swap", "moves", "moves/deep"] {
+        std::fs::create_dir_all(volume.join(directory)).expect("a directory");
+        std::fs::write(volume.join(directory).join("file"), "inside").expect("a file");
+    }
+    let canary = outside.join("canary");
+    std::fs::write(&canary, "canary").expect("a canary");
+    let link = |target: &std::path::Path, name: &str| std::os::unix::fs::symlink(target, volume.join(name)).expect("a link");
+    link(&outside, "absolute");
+    link(&canary, "relative");
+    link("..".as_ref(), "out");
+    link("../..".as_ref(), "inner/out");
+    link("../..".as_ref(), "moves/link");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (stopped, place) = (stop.clone(), volume.clone());
+    let host = std::thread::spawn(move || {
+        use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            // A directory and a link that leads out change places; a directory leaves the volume and comes back.
+            let _ = renameat2(AT_FDCWD, &place.join("swap"), AT_FDCWD, &place.join("out"), RenameFlags::RENAME_EXCHANGE);
+            let _ = std::fs::rename(place.join("moves"), &away);
+            std::thread::yield_now();
+            let _ = std::fs::rename(&away, place.join("moves"));
+            let _ = std::fs::rename(place.join("inner"), place.join("moves/inner"));
+            let _ = std::fs::rename(place.join("moves/inner"), place.join("inner"));
+        }
+    });
+    for (id, user) in [("volume-root", 0), ("volume-user", 1000)] {
+        let ran = attack(&lab, id, &["/attacks/volume", "6"], |configuration| {
+            configuration["process"]["user"] = serde_json::json!({ "uid": user, "gid": user });
+            let mount = serde_json::json!({ "destination": "/volume", "type": "bind", "source": volume, "options": ["rbind"] });
+            configuration["mounts"].as_array_mut().expect("mounts").push(mount);
+        });
+        assert_eq!((ran.output.trim(), ran.code), ("escaped 0, read what is inside, tried", 0));
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    host.join().expect("the host's side");
+    assert_eq!(std::fs::read(&canary).expect("the canary"), b"canary");
+    let mut names: Vec<_> = std::fs::read_dir(&outside).expect("outside").map(|entry| entry.expect("an entry").file_name()).collect();
+    names.sort();
+    let expected: &[&str] = if outside.join("away").exists() { &["away", "canary", "volume"] } else { &["canary", "volume"] };
+    assert_eq!(names, expected);
+}
