@@ -1,10 +1,11 @@
 // A file that was mapped is a native descriptor of this process. Nothing but that mapping may come of it.
 //
-//   donated        asks everything at once
+//   donated        asks everything at once, and races two threads for one number
 //   donated hold   maps a file of /volume, and says by files there how far it is: the host looks who has the file open
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -106,6 +107,51 @@ static void ask_everything(int fd) {
     close(epoll);
 }
 
+// Two threads, one number: one maps a file of its own for writing there, the other one that it may only read.
+#define RACED 100
+static volatile int stop;
+static int own, foreign;
+
+static void *map_own(void *unused) {
+    while (!stop) {
+        dup2(own, RACED);
+        char *m = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, RACED, 0);
+        if (m == MAP_FAILED) continue;
+        m[0] = '!';
+        munmap(m, 4096);
+    }
+    return 0;
+}
+
+static void *map_foreign(void *unused) {
+    while (!stop) {
+        dup2(foreign, RACED);
+        char *m = mmap(0, 4096, PROT_READ, MAP_SHARED, RACED, 0);
+        if (m == MAP_FAILED) continue;
+        // What may not be written does not become writable, whichever of the two it is: the own one is, by right.
+        if (m[0] == 'r' && !mprotect(m, 4096, PROT_READ | PROT_WRITE)) bad |= 256;
+        munmap(m, 4096);
+    }
+    return 0;
+}
+
+static void race(void) {
+    foreign = open("/etc/passwd", O_RDONLY);
+    own = open("/tmp/own", O_CREAT | O_RDWR, 0644);
+    if (own < 0 || ftruncate(own, 4096)) bad |= 1 << 21;
+    pthread_t threads[2];
+    pthread_create(&threads[0], 0, map_own, 0);
+    pthread_create(&threads[1], 0, map_foreign, 0);
+    struct timespec length = {2, 0};
+    nanosleep(&length, 0);
+    stop = 1;
+    pthread_join(threads[0], 0);
+    pthread_join(threads[1], 0);
+    char c = 0;
+    int fresh = open("/etc/passwd", O_RDONLY);
+    if (read(fresh, &c, 1) != 1 || c != 'r') bad |= 512;
+}
+
 static void signal_file(const char *name) { close(open(name, O_CREAT | O_WRONLY, 0644)); }
 
 static void await(const char *name) {
@@ -157,6 +203,7 @@ int main(int count, char **arguments) {
     // Nor does it answer when another took the number.
     if (dup2(0, fd) != fd || mmap(0, 4096, PROT_READ, MAP_PRIVATE, fd, 0) != MAP_FAILED) bad |= 128;
     close(fd);
+    race();
     printf("%c%d\n", p[0], bad);
     return 0;
 }

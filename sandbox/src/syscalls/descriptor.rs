@@ -1,6 +1,7 @@
 //! Descriptors: close(2), dup(2), fcntl(2), ioctl(2), pipe(2), flock(2), close_range(2).
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 use super::{Argument, Call, Entry, Outcome};
 use crate::errno::{Errno, Result};
@@ -46,12 +47,25 @@ fn closed(call: &Call, taken: Taken) -> Result<()> {
     taken.file.file.flush()
 }
 
-/// Lets go of a file that is open natively at a number: an empty one takes its place. The workload itself does not close it, because another
-/// of its threads may have something new donated there by then.
+/// Lets go of a file that is open natively at a number: nothing takes its place. The workload itself does not close it, because another of its
+/// threads may have something new donated there by then.
 fn take_back(call: &Call, number: Number_) {
-    if let Ok(empty) = crate::kernel::exec::planted_file() {
-        let _ = dispatcher().listener().donate(call.id, empty.as_fd(), number.0, true);
+    if let Ok(nothing) = nothing() {
+        let _ = dispatcher().listener().donate(call.id, nothing.as_fd(), number.0, true);
     }
+}
+
+/// An empty file that is open for writing only: a thread whose mmap comes upon it is refused (`EACCES`), and maps nothing.
+fn nothing() -> Result<&'static OwnedFd> {
+    static FILE: OnceLock<OwnedFd> = OnceLock::new();
+    if FILE.get().is_none() {
+        crate::fs::host::identity::assume_kernel();
+        let file = nix::sys::memfd::memfd_create(c"nothing", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let flags = nix::fcntl::OFlag::O_WRONLY | nix::fcntl::OFlag::O_CLOEXEC;
+        let _ = FILE.set(nix::fcntl::open(path.as_str(), flags, nix::sys::stat::Mode::empty())?);
+    }
+    FILE.get().ok_or(Errno::ENOMEM)
 }
 
 fn close_range(call: &Call) -> Result<Outcome> {
