@@ -67,10 +67,19 @@ pub fn common(terminal: &Arc<Terminal>, call: &Call, command: u32, argument: u64
             memory.write_value(at, &inner)?;
         }
         libc::TIOCSPGRP => {
-            owned(terminal, call)?;
+            // In the order of tiocspgrp() in drivers/tty/tty_jobctrl.c.
             terminal.check_foreground(libc::SIGTTOU)?;
             let inner: i32 = memory.read_value(at)?;
+            if inner < 0 {
+                return Err(Errno::EINVAL);
+            }
+            owned(terminal, call)?;
             let group = outer_group(call, inner)?;
+            // A group of another session is nobody to give the terminal to.
+            let theirs = crate::kernel::signal::members(group).first().map(|member| process::session(member.pid));
+            if theirs != Some(Ok(Pid(terminal.session()))) {
+                return Err(Errno::EPERM);
+            }
             if process::session(call.process.pid)? != Pid(terminal.session()) {
                 return Err(Errno::ENOTTY);
             }
