@@ -17,24 +17,40 @@ static void handler(int number) { (void)number; handled++; }
 static int wake_pipe[2], sockets[2], listener;
 static struct sockaddr_un address = {AF_UNIX, "/tmp/restart"};
 
+// Waits until a process sleeps and goes on sleeping: however busy the machine is, it is in its call then.
+static void settled(pid_t child) {
+    char path[64], line[256];
+    sprintf(path, "/proc/%d/stat", child);
+    for (int seen = 0, i = 0; seen < 5 && i < 300; i++) {
+        usleep(10000);
+        int fd = open(path, O_RDONLY);
+        ssize_t length = read(fd, line, 255);
+        close(fd);
+        line[length < 0 ? 0 : length] = 0;
+        char *state = strrchr(line, ')');
+        seen = state && state[2] == 'S' ? seen + 1 : 0;
+    }
+}
+
 // Runs a call in a child, sends it a signal while it waits, then, where it was restarted, what it waits for.
 #define WAITS(name, call, wake) \
     for (int restart = 0; restart < 2; restart++) { \
         pipe(wake_pipe); \
         socketpair(AF_UNIX, SOCK_STREAM, 0, sockets); \
+        /* Before the fork, so that a child that is late is not killed. */ \
+        struct sigaction action = {.sa_handler = handler, .sa_flags = restart ? SA_RESTART : 0}; \
+        sigaction(SIGUSR1, &action, 0); \
         pid_t child = fork(); \
         if (!child) { \
-            struct sigaction action = {.sa_handler = handler, .sa_flags = restart ? SA_RESTART : 0}; \
-            sigaction(SIGUSR1, &action, 0); \
             char buffer[16]; \
             (void)buffer; \
-            alarm(5); \
+            alarm(20); \
             errno = 0; \
             long result = call; \
             printf("%s, SA_RESTART %d: %ld %s, handled %d\n", name, restart, result < 0 ? -1 : result, result < 0 ? check_error(errno) : "", handled); \
             _exit(0); \
         } \
-        usleep(60000); \
+        settled(child); \
         kill(child, SIGUSR1); \
         usleep(60000); \
         wake; \
@@ -52,9 +68,9 @@ static int do_epoll(void) {
     epoll_ctl(epoll, EPOLL_CTL_ADD, wake_pipe[0], &event);
     return epoll_wait(epoll, &event, 1, -1);
 }
-static long do_futex(void) { static uint32_t word; struct timespec time = {0, 200000000}; return syscall(SYS_futex, &word, FUTEX_WAIT, 0, &time, 0, 0); }
-static long do_sleep(void) { struct timespec time = {0, 200000000}, left = {9, 9}; long result = nanosleep(&time, &left); if (result < 0) printf("left %d ", left.tv_sec == 0 && left.tv_nsec > 0); return result; }
-static long do_wait(void) { if (!fork()) { usleep(200000); _exit(1); } return wait(0) > 0 ? 1 : -1; }
+static long do_futex(void) { static uint32_t word; struct timespec time = {0, 600000000}; return syscall(SYS_futex, &word, FUTEX_WAIT, 0, &time, 0, 0); }
+static long do_sleep(void) { struct timespec time = {0, 600000000}, left = {9, 9}; long result = nanosleep(&time, &left); if (result < 0) printf("left %d ", left.tv_sec == 0 && left.tv_nsec > 0); return result; }
+static long do_wait(void) { if (!fork()) { usleep(600000); _exit(1); } return wait(0) > 0 ? 1 : -1; }
 static long fill_and_write(void) { static char bytes[70000]; fcntl(wake_pipe[1], F_SETFL, O_NONBLOCK); write(wake_pipe[1], bytes, sizeof bytes); fcntl(wake_pipe[1], F_SETFL, 0); return write(wake_pipe[1], bytes, 10); }
 static long partial_write(void) { static char bytes[100000]; return write(wake_pipe[1], bytes, sizeof bytes); }
 static long do_accept(void) { return accept(listener, 0, 0) >= 0 ? 1 : -1; }
@@ -64,7 +80,7 @@ static long lock(void) { int fd = open("/tmp/locked", O_RDWR); struct flock l = 
 static long do_flock(void) { int fd = open("/tmp/flocked", O_RDWR); return flock(fd, LOCK_EX); }
 static long open_fifo(void) { return open("/tmp/fifo", O_RDONLY) >= 0 ? 1 : -1; }
 static long do_suspend(void) { sigset_t none; sigemptyset(&none); return sigsuspend(&none); }
-static long do_timedwait(void) { sigset_t set; sigemptyset(&set); sigaddset(&set, SIGUSR2); struct timespec time = {0, 200000000}; return sigtimedwait(&set, 0, &time); }
+static long do_timedwait(void) { sigset_t set; sigemptyset(&set); sigaddset(&set, SIGUSR2); struct timespec time = {0, 600000000}; return sigtimedwait(&set, 0, &time); }
 static long do_eventfd(void) { int fd = eventfd(0, 0); uint64_t value; return read(fd, &value, 8); }
 
 int main(void) {
@@ -95,7 +111,7 @@ int main(void) {
     WAITS("select", do_select(), write(wake_pipe[1], "abc", 3));
     WAITS("epoll", do_epoll(), write(wake_pipe[1], "abc", 3));
     WAITS("nanosleep", do_sleep(), );
-    WAITS("usleep of a clock", ({ struct timespec t = {0, 200000000}; long r = clock_nanosleep(CLOCK_MONOTONIC, 0, &t, 0); errno = r; r ? -1 : 0; }), );
+    WAITS("usleep of a clock", ({ struct timespec t = {0, 600000000}; long r = clock_nanosleep(CLOCK_MONOTONIC, 0, &t, 0); errno = r; r ? -1 : 0; }), );
     WAITS("recv with a time-out", timed_receive(), write(sockets[1], "ab", 2));
     WAITS("pause", pause(), );
     WAITS("sigsuspend", do_suspend(), );
