@@ -37,9 +37,22 @@ fn main() {
         }
         started => started.expect("the sandbox starts"),
     };
+    // A check that fails ends this process; its sandbox does not outlive it.
+    let _guard = Guard(sandbox.pidfd.try_clone().expect("dup"));
     for (name, check) in CHECKS {
         check(&sandbox);
         println!("boot: {name}: ok");
+    }
+}
+
+struct Guard(std::os::fd::OwnedFd);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        use std::os::fd::AsRawFd;
+        let information: *const libc::siginfo_t = std::ptr::null();
+        // SAFETY: no memory is passed. By its handle, so that no other process is meant once it is gone.
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), libc::SIGKILL, information, 0) };
     }
 }
 
@@ -49,6 +62,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("the kernel process lives in namespaces of its own", own_namespaces),
     ("its threads are confined", confined_threads),
     ("it sees its own tree and nothing of the host's", own_tree),
+    ("the host's switches are out of its reach, although its user is 0", out_of_reach),
     ("it holds no descriptor of its parent's", own_descriptors),
     ("the spawner has nothing but its filter", spawner_is_bare),
     ("the workload goes before its kernel when memory runs out", out_of_memory_order),
@@ -119,10 +133,50 @@ fn own_tree(sandbox: &Sandbox) {
         })
         .collect();
     places.sort_unstable();
-    assert_eq!(places, [("/", "tmpfs"), ("/data", "tmpfs"), ("/dev/pts", "devpts"), ("/exec", "tmpfs"), ("/proc", "proc")]);
+    assert_eq!(
+        places,
+        [("/", "tmpfs"), ("/data", "tmpfs"), ("/dev/pts", "devpts"), ("/exec", "tmpfs"), ("/facts", "proc"), ("/proc", "proc")]
+    );
     // What may be executed natively stands in one place.
     let executable = mounts.lines().filter(|line| !line.split(' ').nth(5).is_some_and(|flags| flags.contains("noexec")));
     assert_eq!(executable.filter_map(|line| line.split(' ').nth(4)).collect::<Vec<_>>(), ["/exec"]);
+}
+
+/// Ids map to themselves, so what asks for the user 0 and for no capability would let it: whoever owns the process finds none of it writable.
+fn out_of_reach(sandbox: &Sandbox) {
+    use nix::sched::{CloneFlags, setns};
+    let attempts = [
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sysrq-trigger",
+        "/facts/sys/kernel/core_pattern",
+        "/facts/sysrq-trigger",
+        "/facts/sys/kernel/hostname",
+    ];
+    // SAFETY: this process has one thread; the child only makes system calls and exits.
+    match unsafe { nix::unistd::fork() }.expect("fork") {
+        nix::unistd::ForkResult::Child => {
+            // Where the process stands, with all the rights that its user namespace gives: more than it keeps.
+            let entered = setns(&sandbox.pidfd, CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).is_ok();
+            let opened = attempts.iter().position(|path| fs::File::options().write(true).open(path).is_ok());
+            let status = match opened {
+                _ if !entered => 100,
+                None => 0,
+                Some(index) => 1 + index as i32,
+            };
+            // SAFETY: ends the child; nothing of this test's may run in it.
+            unsafe { libc::_exit(status) }
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            let status = nix::sys::wait::waitpid(child, None).expect("waitpid");
+            assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0), "100: not entered; else the number of the path that opened");
+        }
+    }
+    let facts = read(sandbox.pid, "mountinfo");
+    assert!(
+        facts
+            .lines()
+            .any(|line| line.split(' ').nth(4) == Some("/facts") && line.split(' ').nth(5).is_some_and(|flags| flags.starts_with("ro,")))
+    );
 }
 
 fn own_descriptors(sandbox: &Sandbox) {

@@ -83,10 +83,12 @@ mod numbers {
         copy_file_range = SYS_copy_file_range, preadv2 = SYS_preadv2, pwritev2 = SYS_pwritev2, statx = SYS_statx, rseq = SYS_rseq,
         pidfd_send_signal = SYS_pidfd_send_signal, rt_tgsigqueueinfo = SYS_rt_tgsigqueueinfo, open_tree = SYS_open_tree, move_mount = SYS_move_mount,
         pidfd_open = SYS_pidfd_open, close_range = SYS_close_range, openat2 = SYS_openat2, pidfd_getfd = SYS_pidfd_getfd,
-        faccessat2 = SYS_faccessat2, mount_setattr = SYS_mount_setattr, fchmodat2 = SYS_fchmodat2,
+        faccessat2 = SYS_faccessat2, fchmodat2 = SYS_fchmodat2,
     }
 }
 
+/// Shows a file in an exec root, then protects it. No file system is mounted, and no mount's flags become others: see [`crate::boot::tree::fact`].
+const SHOWING: Only = Only::OneOf(3, &[libc::MS_BIND as u32, crate::platform::exec_root::PROTECTED.bits() as u32]);
 /// Threads only: no process is made after the spawner.
 const THREADS: Only = Only::Bits(0, (libc::CLONE_THREAD | libc::CLONE_VM) as u64, 0);
 /// Never executable, so that injected bytes do not run.
@@ -137,7 +139,7 @@ pub const CALLS: &[HostCall] = calls! {
         rename, renameat, renameat2, mkdir, mkdirat, rmdir, link, linkat, unlink, unlinkat, symlink, symlinkat, mknod, mknodat, chmod,
         fchmod, fchmodat, fchmodat2, chown, fchown, lchown, fchownat, utimes, utimensat, umask, flock,
     ],
-    "mounts trees that the client sends, and executables in exec roots" => [mount, umount2, open_tree, move_mount, mount_setattr],
+    "mounts trees that the client sends, and executables in exec roots" => [mount if SHOWING, umount2, open_tree, move_mount],
     "handles its own descriptors" => [close, close_range, dup, dup3, fcntl, pipe2, memfd_create],
     "the pod's sockets" => [
         socket if FAMILIES, socketpair if Only::OneOf(0, &[libc::AF_UNIX as u32]), bind, connect, listen, accept4, getsockname,

@@ -106,7 +106,7 @@ struct Processor {
 }
 
 fn known_processors() -> Vec<Processor> {
-    parse(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
+    parse(&std::fs::read_to_string(crate::boot::tree::fact("cpuinfo")).unwrap_or_default())
 }
 
 /// Takes /proc/cpuinfo apart. A processor without a core number (a machine that tells none) is a core of its own.
@@ -190,7 +190,7 @@ fn nodes() -> Vec<Named> {
 
 /// The machine's memory as that of node 0.
 fn node_memory() -> crate::errno::Result<Vec<u8>> {
-    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let text = std::fs::read_to_string(crate::boot::tree::fact("meminfo"))?;
     let wanted = ["MemTotal", "MemFree", "Active", "Inactive", "Dirty", "FilePages", "AnonPages", "HugePages_Total", "HugePages_Free"];
     let lines = text.lines().filter(|line| wanted.iter().any(|name| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'))));
     Ok(lines.map(|line| format!("Node 0 {line}\n")).collect::<String>().into_bytes())

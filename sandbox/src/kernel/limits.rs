@@ -34,7 +34,9 @@ impl Limits {
 fn tasks() -> u64 {
     static TASKS: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
     *TASKS.get_or_init(|| {
-        let most = std::fs::read_to_string("/proc/sys/kernel/threads-max").ok().and_then(|text| text.trim().parse::<u64>().ok());
+        let most = std::fs::read_to_string(crate::boot::tree::fact("sys/kernel/threads-max"))
+            .ok()
+            .and_then(|text| text.trim().parse::<u64>().ok());
         most.map_or(u64::MAX, |most| most / 2)
     })
 }

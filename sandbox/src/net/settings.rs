@@ -62,7 +62,7 @@ pub fn text(path: &str) -> Option<String> {
     match path {
         "ipv4/ip_unprivileged_port_start" => Some(format!("{}\n", settings.first_free_port)),
         "ipv4/ping_group_range" => Some(format!("{}\t{}\n", settings.ping_groups.0, settings.ping_groups.1)),
-        _ => std::fs::read_to_string(format!("/proc/sys/net/{path}")).ok(),
+        _ => std::fs::read_to_string(crate::boot::tree::fact(&format!("sys/net/{path}"))).ok(),
     }
 }
 

@@ -11,7 +11,6 @@
 //! caller tries again a moment later). What has not been used for longest is taken away when there are too many.
 
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::fs::Metadata;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -28,6 +27,9 @@ use crate::sync::Mutex;
 
 /// How many executables one exec root shows before the least recently used go.
 const SHOWN: usize = 256;
+/// How an executable is shown: for reading, and without what set-user-ID bits and device nodes mean. Access times stay as they are (mount(2)).
+pub const PROTECTED: MsFlags =
+    MsFlags::MS_REMOUNT.union(MsFlags::MS_BIND).union(MsFlags::MS_RDONLY).union(MsFlags::MS_NOSUID).union(MsFlags::MS_NODEV);
 /// How many bytes of copies it keeps before the least recently used go.
 const COPIED: u64 = 64 << 20;
 
@@ -293,27 +295,14 @@ fn bind(file: BorrowedFd<'_>, path: &Path) -> Result<bool> {
         std::fs::remove_file(path)?;
         return Ok(false);
     }
-    if let Err(error) = protect(path) {
-        let _ = nix::mount::umount2(path, MntFlags::MNT_DETACH);
-        return Err(error);
+    // Its flags are those that the kernel's own filter lets through, and no others (`confine`).
+    if nix::mount::mount(none, path, none, PROTECTED, none).is_err() {
+        // A mount whose flags the host's owner has locked otherwise: copied instead.
+        nix::mount::umount2(path, MntFlags::MNT_DETACH)?;
+        std::fs::remove_file(path)?;
+        return Ok(false);
     }
     Ok(true)
-}
-
-/// Adds flags to a mount (mount_setattr(2)); those that it has stay, locked or not.
-fn protect(path: &Path) -> Result<()> {
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
-    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
-    let size = size_of::<libc::mount_attr>();
-    // SAFETY: the path is NUL-terminated and `attributes` has the size that is passed; both live through the call.
-    // Needed: no wrapper in the libraries used here.
-    let result = unsafe { libc::syscall(libc::SYS_mount_setattr, libc::AT_FDCWD, path.as_ptr(), 0, &attributes, size) };
-    if result < 0 { Err(Errno::last()) } else { Ok(()) }
 }
 
 /// Copies an executable, readable and executable for all.

@@ -60,7 +60,7 @@ fn protections() -> &'static Protections {
     static PROTECTIONS: OnceLock<Protections> = OnceLock::new();
     PROTECTIONS.get_or_init(|| {
         let read = |name: &str| {
-            let text = std::fs::read_to_string(format!("/proc/sys/fs/{name}")).unwrap_or_default();
+            let text = std::fs::read_to_string(crate::boot::tree::fact(&format!("sys/fs/{name}"))).unwrap_or_default();
             text.trim().parse().unwrap_or(0)
         };
         Protections {

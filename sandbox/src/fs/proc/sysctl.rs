@@ -78,17 +78,17 @@ const FIXED: &[&str] = &[
 /// The directory's items.
 pub fn list() -> Vec<Named> {
     let mut items = below("");
-    items.push(directory("net", || handed_through("/proc/sys/net")));
+    items.push(directory("net", || handed_through(&crate::boot::tree::fact("sys/net"))));
     items
 }
 
 /// A directory of the host's, as far as everybody may read it.
-fn handed_through(path: &str) -> Vec<Named> {
+fn handed_through(path: &std::path::Path) -> Vec<Named> {
     use std::os::unix::fs::PermissionsExt;
     let mut items = Vec::new();
     for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
         let (Ok(metadata), Ok(name)) = (entry.metadata(), entry.file_name().into_string()) else { continue };
-        let below = format!("{path}/{name}");
+        let below = path.join(&name);
         if metadata.is_dir() {
             items.push(directory(&name, move || handed_through(&below)));
         } else if metadata.permissions().mode() & 0o004 != 0 {
@@ -116,7 +116,7 @@ fn below(prefix: &str) -> Vec<Named> {
         } else {
             let made = match value {
                 Some(value) => constant(name, &format!("{value}\n")),
-                None => file(name, move || Ok(std::fs::read(format!("/proc/sys/{path}"))?)),
+                None => file(name, move || Ok(std::fs::read(crate::boot::tree::fact(&format!("sys/{path}")))?)),
             };
             items.push(if FIXED.contains(&path) { made.sealed() } else { made.mode(0o644) });
         }
@@ -130,7 +130,7 @@ fn below(prefix: &str) -> Vec<Named> {
         }
         "kernel/random" => {
             items.push(file("uuid", || Ok(format!("{}\n", uuid()).into_bytes())));
-            items.push(file("boot_id", || Ok(std::fs::read("/proc/sys/kernel/random/boot_id")?)));
+            items.push(file("boot_id", || Ok(std::fs::read(crate::boot::tree::fact("sys/kernel/random/boot_id"))?)));
         }
         _ => {}
     }

@@ -18,7 +18,7 @@ const DRIVERS: &str = "/dev/tty             /dev/tty        5       0 system:/de
 
 /// A file of the host about processors, memory or time: nothing in these names anything of the host's.
 pub fn of_host(name: &str) -> Result<Vec<u8>> {
-    Ok(std::fs::read(format!("/proc/{name}"))?)
+    Ok(std::fs::read(crate::boot::tree::fact(name))?)
 }
 
 /// /proc/version
@@ -33,7 +33,7 @@ pub fn terminals() -> Vec<Named> {
 
 /// /proc/loadavg: the machine's load; threads and the last number given out are the container's.
 pub fn load() -> Result<Vec<u8>> {
-    let text = std::fs::read_to_string("/proc/loadavg")?;
+    let text = std::fs::read_to_string(crate::boot::tree::fact("loadavg"))?;
     let fields: Vec<&str> = text.split_whitespace().collect();
     let running = fields.get(3).and_then(|field| field.split('/').next()?.parse::<usize>().ok()).unwrap_or(1);
     let (mut threads, mut last) = (0, 0);
@@ -49,6 +49,6 @@ pub fn load() -> Result<Vec<u8>> {
 
 /// /proc/interrupts: a column for each processor, and no device of the host's.
 pub fn interrupts() -> Result<Vec<u8>> {
-    let text = std::fs::read_to_string("/proc/interrupts")?;
+    let text = std::fs::read_to_string(crate::boot::tree::fact("interrupts"))?;
     Ok(text.lines().next().map(|head| format!("{head}\n")).unwrap_or_default().into_bytes())
 }

@@ -116,8 +116,13 @@ impl Endpoint {
             peek_offset: -1,
             closed: false,
         };
-        let endpoint =
-            Arc::new(Endpoint { kind, number: next_number(), queue: WaitQueue::new(), account: Account::new(), state: Mutex::new(state) });
+        let endpoint = Arc::new(Endpoint {
+            kind,
+            number: next_number(),
+            queue: WaitQueue::new(),
+            account: Account::default(),
+            state: Mutex::new(state),
+        });
         names::remember(&endpoint);
         endpoint
     }

@@ -23,12 +23,13 @@ pub struct Account {
     limit: AtomicUsize,
 }
 
-impl Account {
-    /// An empty account.
-    pub fn new() -> Account {
+impl Default for Account {
+    fn default() -> Account {
         Account { charged: AtomicUsize::new(0), limit: AtomicUsize::new(DEFAULT_LIMIT) }
     }
+}
 
+impl Account {
     /// `SO_SNDBUF`.
     pub fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
