@@ -111,6 +111,33 @@ fn the_workload_dies_before_its_kernel_when_memory_runs_out() {
 }
 
 #[test]
+fn memory_that_the_kernel_holds_for_a_workload_is_the_workloads_end() {
+    let Some(lab) = Lab::open() else { return };
+    // Bytes in sockets are in the kernel process, and would get it killed; and a process asks the host to rather kill others.
+    let filler = "import os, socket, time
+adjustment = os.open('/proc/self/oom_score_adj', os.O_WRONLY)
+try: os.write(adjustment, b'-1000')
+except OSError as error: print('not lowered', error.errno, flush=True)
+os.write(adjustment, b'0')
+pairs = []
+while True:
+  try:
+    a, b = socket.socketpair(); a.setblocking(False); pairs.append((a, b))
+    while True: a.send(b'x' * 60000)
+  except BlockingIOError: pass
+  except OSError: time.sleep(1)";
+    let script =
+        "for i in 1 2 3 4; do python3 -c \"$FILLER\" & done; wait -n; echo \"one ended: $?\"; kill -KILL $(jobs -p); wait; echo still here";
+    let ran = attack(&lab, "filler", &["/bin/bash", "-c", script], |configuration| {
+        configuration["linux"]["resources"] = serde_json::json!({ "memory": { "limit": 128_000_000 } });
+        configuration["process"]["env"].as_array_mut().expect("env").push(format!("FILLER={filler}").into());
+    });
+    assert!(ran.output.contains("one ended: 137") && ran.output.contains("still here"), "{}", ran.output);
+    assert!(ran.output.contains("not lowered 13"), "{}", ran.output);
+    assert_eq!(ran.code, 0);
+}
+
+#[test]
 fn links_on_a_volume_do_not_lead_out() {
     let Some(lab) = Lab::open() else { return };
     let volume = lab.path().join("volume");

@@ -151,10 +151,9 @@ fn equip(pid: i32) -> Result<(), BootError> {
         // the lower one.
         unsafe { libc::prlimit(pid, resource, &limit, std::ptr::null_mut()) };
     }
-    // The workload has the caller's own value; its kernel outlives it.
-    let path = format!("/proc/{pid}/oom_score_adj");
-    let own: i32 = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    let _ = std::fs::write(path, (own - 500).max(-999).to_string());
+    // It outlives its workload (`kernel::oom`), whose memory it holds. Only who has CAP_SYS_RESOURCE on the host may lower the value: elsewhere it stays, and
+    // the workload's is the highest there is.
+    let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "-999");
     Ok(())
 }
 

@@ -20,6 +20,7 @@ use crate::kernel::container::Container;
 use crate::kernel::credentials::{Capabilities, Credentials};
 use crate::kernel::fork::Snapshot;
 use crate::kernel::limits::{Limit, Limits};
+use crate::kernel::oom::Adjustment;
 use crate::kernel::task::{FileSystemContext, FileSystemState, Process};
 use crate::platform::dispatch::dispatcher;
 use crate::platform::memory::Address;
@@ -227,6 +228,7 @@ fn make(
     let context = FileSystemContext::new(FileSystemState { root, cwd, umask });
     let limits = limits(wanted)?;
     let descriptors = descriptors(container, stdio, preserved, &credentials)?;
+    let adjustment = Adjustment::new(wanted.oom_score_adj().unwrap_or(0));
     let request = SpawnRequest {
         exec_root: exec_root_name(&container.id),
         join,
@@ -234,10 +236,10 @@ fn make(
         arguments: arguments.into_iter().map(String::into_bytes).collect(),
         environment: environment.into_iter().map(String::into_bytes).collect(),
         limits: native_limits(wanted, &limits),
-        oom_score_adjustment: wanted.oom_score_adj(),
         profiles: container.profile.iter().cloned().collect(),
     };
     let (pid, gate) = spawner().spawn(&request).map_err(|error| Refusal::new(Code::Internal, format!("starting a process: {error}")))?;
+    adjustment.apply(pid);
     let console = stdio.terminal.then(|| descriptors.get(crate::vfs::descriptor::Descriptor(0)).ok()).flatten();
     let snapshot = Snapshot {
         flags: 0,
@@ -250,6 +252,7 @@ fn make(
         name: [0; 16],
         dumpable: 1,
         login: Default::default(),
+        oom: adjustment,
     };
     let adopted = Status::read(pid)
         .and_then(|status| adopt::new_process(pid, &status, snapshot))

@@ -202,6 +202,7 @@ pub fn new_process(pid: Pid, status: &Status, snapshot: Snapshot) -> Result<Arc<
         calls: AtomicU64::new(0),
         transfers: Default::default(),
         login: Mutex::new(snapshot.login),
+        oom: Mutex::new(snapshot.oom),
     });
     let thread = Thread::new(pid, status.inner, &process, holds);
     process.threads.lock().push(thread.clone());

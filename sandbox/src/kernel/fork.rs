@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub dumpable: i32,
     /// Whom its session is accounted to.
     pub login: super::accounting::Login,
+    /// Whether it goes early when memory runs out.
+    pub oom: super::oom::Adjustment,
 }
 
 impl Snapshot {
@@ -63,6 +65,7 @@ impl Snapshot {
             name: *thread.name.lock(),
             dumpable: process.dumpable.load(Ordering::Relaxed),
             login: *process.login.lock(),
+            oom: *process.oom.lock(),
         }
     }
 

@@ -18,6 +18,7 @@ pub mod exit;
 pub mod fork;
 pub mod itimer;
 pub mod limits;
+pub mod oom;
 pub mod park;
 pub mod posix_timer;
 pub mod reactor;

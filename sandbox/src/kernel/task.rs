@@ -117,6 +117,8 @@ pub struct Process {
     pub transfers: super::accounting::Transfers,
     /// Whom its session is accounted to.
     pub login: Mutex<super::accounting::Login>,
+    /// Whether it goes early when memory runs out.
+    pub oom: Mutex<super::oom::Adjustment>,
 }
 
 /// What a thread has from its birth or its exec on.

@@ -176,8 +176,10 @@ impl Memory {
             if length > isize::MAX as u64 {
                 return Err(Errno::EINVAL);
             }
-            // All of it must be a user's, whatever is cut off then.
-            Self::check_range(Address(base), length as usize)?;
+            // Of several segments all of each must be a user's, whatever is cut off then; a single one is cut first (__import_iovec() and
+            // __import_iovec_ubuf() in lib/iov_iter.c, Linux 6.4).
+            let asked = if count == 1 { (length as usize).min(MAX_TRANSFER) } else { length as usize };
+            Self::check_range(Address(base), asked)?;
             let length = (length as usize).min(MAX_TRANSFER - total);
             if length > 0 {
                 list.push((Address(base), length));

@@ -40,8 +40,6 @@ pub const TABLE: &[Entry] = &[
     Entry::new(libc::SYS_sched_get_priority_min, "sched_get_priority_min", native, &[Number]),
     Entry::new(libc::SYS_getpriority, "getpriority", priority, &[Number, Number]),
     Entry::new(libc::SYS_setpriority, "setpriority", set_priority, &[Number, Number, Number]),
-    Entry::new(libc::SYS_ioprio_get, "ioprio_get", |call| io_priority(call, false), &[Number, Number]),
-    Entry::new(libc::SYS_ioprio_set, "ioprio_set", |call| io_priority(call, true), &[Number, Number, Hex]),
     Entry::new(libc::SYS_get_robust_list, "get_robust_list", robust_list, &[Number, Pointer, Pointer]),
     Entry::new(libc::SYS_vhangup, "vhangup", |_| Err(Errno::EPERM), &[]),
     Entry::new(libc::SYS_personality, "personality", personality, &[Hex]),
@@ -187,21 +185,10 @@ fn priority(call: &Call) -> Result<Outcome> {
     }
 }
 
-/// `PRIO_PROCESS`, `PRIO_PGRP` and `PRIO_USER`; one less than ioprio_get(2)'s.
+/// `PRIO_PROCESS`, `PRIO_PGRP` and `PRIO_USER`.
 const PRIO_PROCESS: i32 = 0;
 const PRIO_GROUP: i32 = 1;
 const PRIO_USER: i32 = 2;
-
-/// ioprio_get(2) and ioprio_set(2): of processes and groups they are the host's; of users, whom the host does not know, there is no notion here.
-fn io_priority(call: &Call, sets: bool) -> Result<Outcome> {
-    match call.int(0) - 1 {
-        PRIO_PROCESS if sets => require_owner(call, call.int(1))?,
-        PRIO_GROUP if sets => require_group(call, call.int(1))?,
-        PRIO_PROCESS | PRIO_GROUP => {}
-        _ => return Err(Errno::EINVAL),
-    }
-    Ok(Outcome::Continue)
-}
 
 /// get_robust_list(2): where a thread's list begins is for those who may look into it.
 fn robust_list(call: &Call) -> Result<Outcome> {

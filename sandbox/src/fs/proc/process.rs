@@ -10,6 +10,7 @@ use crate::kernel::container::Container;
 use crate::kernel::credentials::Capability;
 use crate::kernel::kernel;
 use crate::kernel::limits::Limits;
+use crate::kernel::oom::Adjustment;
 use crate::kernel::task::{self, Process, Thread};
 use crate::vfs::node::LinkTarget;
 use crate::vfs::object::ObjectNode;
@@ -161,8 +162,8 @@ fn common(room: &Room) -> Vec<Named> {
         room.file("limits", limits),
         comm(room),
         room.host("oom_score"),
-        room.host_writable("oom_score_adj"),
-        room.host_writable("oom_adj"),
+        adjustment(process, "oom_score_adj", |adjustment| adjustment.value, Ok),
+        adjustment(process, "oom_adj", Adjustment::old_value, Adjustment::from_old),
         login(process),
         room.file("sessionid", |process| Ok(process.login.lock().session.to_string().into_bytes())),
         constant("cgroup", "0::/\n"),
@@ -220,6 +221,19 @@ fn comm(room: &Room) -> Named {
         let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len()).min(15);
         name[..end].copy_from_slice(&bytes[..end]);
         *thread.name.lock() = name;
+        Ok(())
+    })
+}
+
+/// `oom_score_adj`, and `oom_adj` in its old scale: as the workload has set it ([`crate::kernel::oom`]).
+fn adjustment(process: &Arc<Process>, name: &'static str, show: fn(Adjustment) -> i32, read: fn(i32) -> Result<i32>) -> Named {
+    let (shown, process) = (process.clone(), process.clone());
+    file(name, move || Ok(format!("{}\n", show(*shown.oom.lock())).into_bytes())).writable(move |bytes| {
+        let value = std::str::from_utf8(bytes).ok().and_then(|text| text.trim().parse().ok()).ok_or(Errno::EINVAL)?;
+        let capable = task::current().is_some_and(|thread| thread.credentials.read().capable(Capability::SysResource));
+        let mut adjustment = process.oom.lock();
+        adjustment.set(read(value)?, capable)?;
+        adjustment.apply(process.pid);
         Ok(())
     })
 }

@@ -1,9 +1,10 @@
 //! /proc/sys: the settings that programs read. One table for what this kernel decides; what the host decides for workloads too is the host's, and the
 //! network's settings are those of the pod's own network namespace.
 
-use crate::errno::Result;
+use crate::errno::{Errno, Result};
 use crate::fs::synthetic::{Named, constant, directory, file};
 use crate::kernel::task;
+use crate::net::settings;
 use crate::syscalls::system_names::{RELEASE, VERSION};
 
 /// Settings with one value: path below /proc/sys, text.
@@ -78,22 +79,23 @@ const FIXED: &[&str] = &[
 /// The directory's items.
 pub fn list() -> Vec<Named> {
     let mut items = below("");
-    items.push(directory("net", || handed_through(&crate::boot::tree::fact("sys/net"))));
+    items.push(directory("net", || handed_through("")));
     items
 }
 
-/// A directory of the host's, as far as everybody may read it.
-fn handed_through(path: &std::path::Path) -> Vec<Named> {
+/// A directory of the pod's network settings, as far as everybody may read it.
+fn handed_through(path: &str) -> Vec<Named> {
     use std::os::unix::fs::PermissionsExt;
     let mut items = Vec::new();
-    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(crate::boot::tree::fact("sys/net").join(path)).into_iter().flatten().flatten() {
         let (Ok(metadata), Ok(name)) = (entry.metadata(), entry.file_name().into_string()) else { continue };
-        let below = path.join(&name);
+        let below = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
         if metadata.is_dir() {
             items.push(directory(&name, move || handed_through(&below)));
         } else if metadata.permissions().mode() & 0o004 != 0 {
             let mode = metadata.permissions().mode() & 0o666;
-            items.push(file(&name, move || Ok(std::fs::read(&below)?)).mode(mode));
+            let read = move || settings::text(&below).map(String::into_bytes).ok_or(Errno::EIO);
+            items.push(file(&name, read).mode(mode));
         }
     }
     items

@@ -229,7 +229,6 @@ impl Spawner {
         // From here on the number is the process's like any other's.
         self.shared.child.store(0, Ordering::SeqCst);
         let notification = outcome?;
-        yield_to_kernel(pid, request.oom_score_adjustment);
         Ok((pid, notification))
     }
 
@@ -266,17 +265,6 @@ fn namespace_of_first(pid: Pid) -> Result<OwnedFd> {
     let first = Status::read(pid)?.inner == 1;
     drop(pidfd);
     if first { Ok(namespace.into()) } else { Err(Errno::ESRCH) }
-}
-
-/// By how much a workload process is more likely to go than its kernel when memory runs out, in `oom_score_adj`'s thousandths.
-const OOM_DISTANCE: i32 = 500;
-
-/// Sets a process's `oom_score_adj` (proc_pid_oom_score_adj(5)): what is asked for, but well above the kernel process's own.
-fn yield_to_kernel(pid: Pid, asked: Option<i32>) {
-    let own = std::fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse::<i32>().ok()).unwrap_or(0);
-    let value = asked.unwrap_or(i32::MIN).max(own + OOM_DISTANCE).min(1000);
-    // Only lowering can fail, below what the host's root has set: then the higher value stays.
-    let _ = std::fs::write(format!("/proc/{}/oom_score_adj", pid.0), value.to_string());
 }
 
 /// A request on the wire: its length, 1 where a pidfd comes along, then the body.

@@ -29,8 +29,6 @@ pub struct SpawnRequest {
     pub limits: Vec<(u32, u64, u64)>,
     /// Seccomp programs of the container's own profile, in the order of their installation.
     pub profiles: Vec<Profile>,
-    /// `oom_score_adj` of config.json; the kernel process's own is always lower, so that the workload goes first.
-    pub oom_score_adjustment: Option<i32>,
 }
 
 /// Longest request that is taken: twice what Linux lets a process have of arguments and environment.
