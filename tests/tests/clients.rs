@@ -82,6 +82,15 @@ impl Containerd {
     }
 }
 
+impl Containerd {
+    /// The same in a pseudo-terminal, as a person calls it.
+    fn in_terminal(&self, arguments: &[&str]) -> Output {
+        let quoted: Vec<String> = arguments.iter().map(|word| format!("'{word}'")).collect();
+        let line = format!("timeout 60 ctr -a {} {}", self.socket.display(), quoted.join(" "));
+        Command::new("script").args(["--quiet", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::null()).output().expect("script")
+    }
+}
+
 impl Drop for Containerd {
     fn drop(&mut self) {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.daemon.id() as i32), nix::sys::signal::Signal::SIGTERM);
@@ -110,6 +119,18 @@ fn containerd_by_ctr() {
     let exec = containerd.ctr(&["task", "exec", "--exec-id", "e1", "two", "/bin/sh", "-c", "echo in exec; exit 4"]);
     assert_eq!((text(&exec).contains("in exec"), exec.status.code()), (true, Some(4)), "{}", text(&exec));
     assert!(text(&containerd.ctr(&["task", "ls"])).contains("RUNNING"));
+    let inside =
+        containerd.in_terminal(&["task", "exec", "--tty", "--exec-id", "e2", "two", "/bin/sh", "-c", "tty; test -t 0 && echo a terminal"]);
+    assert!(text(&inside).contains("/dev/pts/") && text(&inside).contains("a terminal"), "{}", text(&inside));
+    assert!(containerd.ctr(&["task", "pause", "two"]).status.success());
+    assert!(text(&containerd.ctr(&["task", "ls"])).contains("PAUSED"));
+    assert!(containerd.ctr(&["task", "resume", "two"]).status.success());
+    assert!(text(&containerd.ctr(&["task", "ps", "two"])).lines().count() >= 2);
+    let front = ["run", "--rm", "--tty"];
+    let back = ["three", "/bin/sh", "-c", "tty; stty -echo; echo in a terminal; exit 5"];
+    let terminal = containerd.in_terminal(&[&front[..], &runtime, &back].concat());
+    assert!(text(&terminal).contains("/dev/pts/") && text(&terminal).contains("in a terminal"), "{}", text(&terminal));
+    assert_eq!(terminal.status.code(), Some(5), "{}", text(&terminal));
     assert!(containerd.ctr(&["task", "kill", "-s", "KILL", "two"]).status.success());
     let stopped = (0..100).any(|_| {
         std::thread::sleep(std::time::Duration::from_millis(50));
@@ -155,6 +176,9 @@ fn podman_run_and_exec() {
     assert!(detached.status.success(), "{}", text(&detached));
     let exec = podman(&["exec", "box", "sh", "-c", "echo in exec; exit 4"]);
     assert_eq!((text(&exec).contains("in exec"), exec.status.code()), (true, Some(4)), "{}", text(&exec));
+    assert!(podman(&["pause", "box"]).status.success());
+    assert!(text(&podman(&["ps", "--all", "--format", "{{.Status}}"])).contains("aused"));
+    assert!(podman(&["unpause", "box"]).status.success());
     let removed = podman(&["rm", "--force", "--time", "0", "box"]);
     assert!(removed.status.success(), "{}", text(&removed));
 }

@@ -26,6 +26,8 @@ const GROUP: i32 = 2;
 const USER: i32 = 3;
 /// The class stands above these bits (`IOPRIO_CLASS_SHIFT`); 0 to 3 are classes.
 const CLASS: u32 = 13;
+/// As many bits count (`IOPRIO_CLASS_MASK`).
+const CLASSES: u32 = 7;
 const REAL_TIME: u32 = 1;
 /// Levels within a class.
 const LEVELS: u32 = 8;
@@ -68,7 +70,7 @@ fn get(call: &Call) -> Result<Outcome> {
 
 fn set(call: &Call) -> Result<Outcome> {
     let priority = call.uint(2);
-    let (class, level) = (priority >> CLASS, priority & 7);
+    let (class, level) = (priority >> CLASS & CLASSES, priority & 7);
     let who = call.credentials();
     match class {
         REAL_TIME if !who.capable(Capability::SysNice) && !who.capable(Capability::SysAdmin) => return Err(Errno::EPERM),
