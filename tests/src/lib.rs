@@ -141,7 +141,7 @@ impl Lab {
                 { "destination": "/programs", "type": "bind", "source": programs, "options": ["rbind", "ro"] }
             ],
             "linux": {
-                "cgroupsPath": format!("/bulkhead-test/{id}"),
+                "cgroupsPath": format!("/bulkhead-test/{}-{id}", self.network),
                 // As in a fresh namespace: a wall lifts both in the namespace, which runs under runc share.
                 "sysctl": { "net.ipv4.ip_unprivileged_port_start": "1024", "net.ipv4.ping_group_range": "1 0" },
                 "namespaces": [
@@ -197,6 +197,8 @@ impl Lab {
         change(&mut configuration);
         let bundle = self.bundle(&id, &configuration);
         let mut command = self.command(runtime);
+        // A runtime's own warnings (runc has some when a cgroup is slow to empty) are not the program's.
+        command.arg("--log").arg(self.path().join(format!("{id}.log")));
         let output = command.arg("run").arg("--bundle").arg(&bundle).arg(&id).output().expect("a runtime");
         if runtime == Runtime::Runc {
             let _ = run("umount", &[&rootfs.to_string_lossy()]);

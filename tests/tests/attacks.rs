@@ -111,6 +111,16 @@ fn the_workload_dies_before_its_kernel_when_memory_runs_out() {
 }
 
 #[test]
+fn what_is_cheap_to_ask_is_cheap_to_answer() {
+    let Some(lab) = Lab::open() else { return };
+    compile(&lab, "floods");
+    let ran = attack(&lab, "floods", &["/attacks/floods"], |configuration| {
+        configuration["process"]["rlimits"] = serde_json::json!([{ "type": "RLIMIT_NOFILE", "soft": 8000, "hard": 8000 }]);
+    });
+    assert_eq!((ran.output.trim(), ran.code), ("chain refused: 1\nfan refused: 1\nsurvived", 0));
+}
+
+#[test]
 fn memory_that_the_kernel_holds_for_a_workload_is_the_workloads_end() {
     let Some(lab) = Lab::open() else { return };
     // Bytes in sockets are in the kernel process, and would get it killed; and a process asks the host to rather kill others.

@@ -17,8 +17,10 @@ use crate::vfs::descriptor::Descriptor;
 use crate::vfs::file::{File, OpenFile};
 use crate::vfs::node::Attributes;
 
-/// How deep sets may nest (`EP_MAX_NESTS`).
+/// How deep sets may nest (`EP_MAX_NESTS`), counted over all that are joined.
 const NESTING: usize = 4;
+/// By how many ways one set may be reached from those that have it: each is a wake-up (`path_limits` of fs/eventpoll.c allows so many at the second step).
+const WAYS: usize = 500;
 const EDGE: u32 = libc::EPOLLET as u32;
 const ONE_SHOT: u32 = libc::EPOLLONESHOT as u32;
 const EXCLUSIVE: u32 = libc::EPOLLEXCLUSIVE as u32;
@@ -45,6 +47,8 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
+    /// Where this set is a member itself; some may be gone.
+    places: Vec<Weak<Member>>,
     members: HashMap<Key, Arc<Member>>,
     ready: VecDeque<Arc<Member>>,
 }
@@ -67,6 +71,28 @@ struct Settings {
     disabled: bool,
     /// On the ready list.
     listed: bool,
+}
+
+impl Shared {
+    /// How many sets are above this one at most, and by how many ways it is reached from them. `ELOOP` where there are more than `depth`, `EINVAL` where
+    /// there are too many ways.
+    fn above(&self, depth: usize) -> Result<(usize, usize)> {
+        let places: Vec<Arc<Member>> = self.state.lock().places.iter().filter_map(Weak::upgrade).collect();
+        let (mut highest, mut ways) = (0, 0);
+        for place in places {
+            let Some(set) = place.set.upgrade() else { continue };
+            if depth == 0 {
+                return Err(Errno::ELOOP);
+            }
+            let (above, more) = set.above(depth - 1)?;
+            highest = highest.max(above + 1);
+            ways += more.max(1);
+            if ways > WAYS {
+                return Err(Errno::EINVAL);
+            }
+        }
+        Ok((highest, ways))
+    }
 }
 
 impl Member {
@@ -123,10 +149,15 @@ impl Epoll {
         if events & EXCLUSIVE != 0 && nested.is_some() {
             return Err(Errno::EINVAL);
         }
-        if let Some(nested) = nested
-            && nested.reaches(&self.shared, NESTING)?
-        {
-            return Err(Errno::ELOOP);
+        if let Some(nested) = nested {
+            // Wake-ups go up by recursion, and once for each way: both are bounded when sets are joined.
+            let (above, ways) = self.shared.above(NESTING)?;
+            if nested.reaches(&self.shared, NESTING - above)? {
+                return Err(Errno::ELOOP);
+            }
+            if ways >= WAYS {
+                return Err(Errno::EINVAL);
+            }
         }
         let key = Epoll::key(number, file);
         let settings = Settings { events, data, disabled: false, listed: false };
@@ -143,6 +174,11 @@ impl Epoll {
                 return Err(Errno::EEXIST);
             }
             state.members.insert(key, member.clone());
+        }
+        if let Some(nested) = nested {
+            let mut state = nested.shared.state.lock();
+            state.places.retain(|place| place.strong_count() > 0);
+            state.places.push(Arc::downgrade(&member));
         }
         let interest = Ready::from_bits_truncate(events);
         *member.observation.lock() = Some(queue.observe(interest, Arc::new(Announcer(Arc::downgrade(&member)))));

@@ -225,8 +225,9 @@ pub fn sweep_now_and_then() {
     let threads: Vec<Arc<Thread>> = kernel().threads.read().values().cloned().collect();
     for thread in threads {
         let Some(process) = thread.process() else { continue };
-        // The one that executes a program loses its number before it is known here.
-        if thread.tid == process.pid || process.exec.lock().is_some() || process::has_thread(process.pid, thread.tid) {
+        // The one that executes a program loses its number before it is known here; the others are gone where the host does not have them.
+        let executes = process.exec.lock().as_ref().is_some_and(|pending| pending.thread == thread.tid);
+        if thread.tid == process.pid || executes || process::has_thread(process.pid, thread.tid) {
             continue;
         }
         exit::thread_is_gone(&process, &thread);

@@ -64,7 +64,9 @@ pub fn take(call: &Call, mask: u64, into: Segments) {
                 let _ = process::kill(call.process.pid.0, libc::SIGSTOP);
             }
         }
-        // It is dead, or where it must not be.
+        // It is gone: another thread of its process has executed a program and may have its number, or all of it ends.
+        Err(_) if !process::is_traced(tid) => {}
+        // It is where it must not be.
         Err(_) => drop(process::kill(call.process.pid.0, libc::SIGKILL)),
     }
 }

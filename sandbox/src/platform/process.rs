@@ -106,6 +106,14 @@ pub fn has_thread(process: Pid, thread: Pid) -> bool {
     kill_thread(process, thread, 0) != Err(Errno::ESRCH)
 }
 
+/// Whether a thread is there and held by a tracer (`TracerPid` of proc_pid_status(5)).
+pub fn is_traced(thread: Pid) -> bool {
+    let mut text = [0u8; 4096];
+    let Ok(length) = read_whole(&format!("/proc/{}/status", thread.0), &mut text) else { return false };
+    let line = text[..length].split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"TracerPid:\t"));
+    line.is_some_and(|tracer| tracer != b"0")
+}
+
 /// Device and inode of the file a process executes.
 pub fn executable_identity(process: Pid) -> Result<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
