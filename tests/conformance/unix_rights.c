@@ -254,9 +254,8 @@ int main(void) {
         close(more[0]);
         close(more[1]);
     }
+    // When it does is its own affair: on a busy machine it may be long after.
     struct pollfd gone = {probe[0], POLLIN};
-    T(poll(&gone, 1, 5000));
-    show_bits("the pipe", gone.revents);
     SECTION("a closed queue");
     T(pipe(probe));
     T(socketpair(AF_UNIX, SOCK_STREAM, 0, loop));
