@@ -133,3 +133,47 @@ fn the_readme_has_the_table_that_the_command_prints() {
     assert!(printed.lines().count() > 100);
     assert!(include_str!("../../README.md").contains(&printed));
 }
+
+#[test]
+fn a_job_is_signalled_as_soon_as_it_is_forked() {
+    let Some(lab) = Lab::open() else { return };
+    start(&lab, "jobs", &["/bin/sleep", "1000"]);
+    // The child may have made no call when its shell names its group.
+    let script = "set -m; for i in $(seq 60); do sleep 100 & kill -TERM %% || echo failed; wait %% 2>/dev/null; done; echo over";
+    let jobs = bulkhead(&lab, &["exec", "jobs", "/bin/bash", "-c", script]);
+    let said: Vec<String> = text(&jobs).lines().filter(|line| !line.contains("Terminated")).map(str::to_owned).collect();
+    assert_eq!(said, ["over"]);
+    assert!(bulkhead(&lab, &["delete", "--force", "jobs"]).status.success());
+}
+
+#[test]
+fn a_newcomer_begins_with_spec() {
+    let Some(lab) = Lab::open() else { return };
+    let bundle = lab.path().join("first");
+    std::fs::create_dir_all(&bundle).expect("a directory");
+    let place = bundle.display().to_string();
+    let made = bulkhead(&lab, &["spec", "--bundle", &place]);
+    assert!(made.status.success(), "{}", text(&made));
+    let mut configuration: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(bundle.join("config.json")).expect("config.json")).expect("json");
+    configuration["root"]["path"] = lab.rootfs().display().to_string().into();
+    configuration["process"]["args"] = serde_json::json!(["/bin/echo", "hello"]);
+    std::fs::write(bundle.join("config.json"), configuration.to_string()).expect("config.json");
+    // Its template asks for a terminal, which there is none of here: said at once.
+    let nowhere = std::process::Command::new("setsid")
+        .args(["--wait", "timeout", "20"])
+        .arg(lab.bulkhead())
+        .args(["--root", &lab.path().join("state").display().to_string(), "run", "--bundle", &place, "first"])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("bulkhead");
+    assert!(!nowhere.status.success() && text(&nowhere).contains("/dev/tty"), "{}", text(&nowhere));
+    configuration["process"]["terminal"] = false.into();
+    std::fs::write(bundle.join("config.json"), configuration.to_string()).expect("config.json");
+    let ran = bulkhead(&lab, &["run", "--bundle", &place, "first"]);
+    assert_eq!((text(&ran).as_str(), ran.status.code()), ("hello\n", Some(0)));
+    // Whoever reads the first line only gets no panic for it.
+    let line = format!("{} features | head -n 1; echo \"${{PIPESTATUS[0]}}\"", lab.bulkhead().display());
+    let cut = std::process::Command::new("bash").args(["-c", &line]).output().expect("bash");
+    assert!(!text(&cut).contains("panic") && text(&cut).starts_with("{\n"), "{}", text(&cut));
+}

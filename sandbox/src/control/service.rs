@@ -19,6 +19,7 @@ use crate::kernel::task::Process;
 use crate::kernel::timer::Deadline;
 use crate::kernel::wait::Ready;
 use crate::platform::dispatch::dispatcher;
+use crate::platform::process::Status;
 use crate::syscalls::Outcome;
 
 /// Serves one request; the answer may come later.
@@ -165,12 +166,14 @@ fn processes(container: &Arc<Container>) -> ProcessesResponse {
         let mut info = ProcessInfo::new();
         info.pid = process.pid.0;
         info.container_pid = process.inner;
-        info.parent = crate::kernel::fork::inner_number(container, crate::kernel::task::Pid(process.parent.load(Ordering::Relaxed)));
+        // Who adopted it, where its parent is gone.
+        let parent = Status::read(process.pid).map_or_else(|_| process.parent.load(Ordering::Relaxed), |status| status.parent);
+        info.parent = crate::kernel::fork::inner_number(container, crate::kernel::task::Pid(parent));
         if let Some(thread) = process.threads.lock().first() {
             info.uid = thread.credentials.read().euid;
             let name = *thread.name.lock();
             let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
-            info.command = String::from_utf8_lossy(&name[..end]).into_owned();
+            info.command = command_line(&process).unwrap_or_else(|| format!("[{}]", String::from_utf8_lossy(&name[..end])));
         }
         if let Some((name, _)) = execs.iter().find(|(_, other)| Arc::ptr_eq(other, &process)) {
             info.exec_id = name.clone();
@@ -178,6 +181,18 @@ fn processes(container: &Arc<Container>) -> ProcessesResponse {
         response.processes.push(info);
     }
     response
+}
+
+/// The arguments that a process was started with, as ps(1) shows them; none where it has no more memory.
+fn command_line(process: &Process) -> Option<String> {
+    /// More is no list's business.
+    const LONGEST: u64 = 4096;
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(format!("/proc/{}/cmdline", process.pid.0)).ok()?;
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, LONGEST), &mut bytes).ok()?;
+    let end = bytes.iter().rposition(|&byte| byte != 0)? + 1;
+    bytes[..end].iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
+    Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
 }
 
 fn state(container: &Arc<Container>) -> StateResponse {

@@ -175,13 +175,19 @@ pub fn find(container: &Arc<Container>, inner: i32) -> Option<Arc<Process>> {
     if let Some(process) = known() {
         return Some(process);
     }
+    if reveal() { known() } else { None }
+}
+
+/// Looks for the children that have made no call yet: whoever asks for a process group or for all processes means them too. A shell signals its job right
+/// after it has forked it. Gives whether any was expected.
+pub fn reveal() -> bool {
     let waiting: Vec<Arc<Thread>> = kernel().threads.read().values().filter(|thread| thread.fork.lock().is_some()).cloned().collect();
     for thread in &waiting {
         if let Some(process) = thread.process() {
             adopt::bind_to_child(&process, thread);
         }
     }
-    if waiting.is_empty() { None } else { known() }
+    !waiting.is_empty()
 }
 
 /// The thread with this number, as a container's processes count; one that has made no call yet is looked for: it may never make any.

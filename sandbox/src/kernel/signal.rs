@@ -19,7 +19,7 @@ use super::credentials::{Capability, Credentials};
 use super::task::{Pid, Process, Thread};
 use super::timer::{Moment, Timer};
 use super::wait::{Observer, Ready};
-use super::{kernel, sigmask};
+use super::{fork, kernel, sigmask};
 use crate::errno::{Errno, Result};
 use crate::platform::process::{self, Status};
 use crate::sync::Mutex;
@@ -49,6 +49,7 @@ pub fn send_to_thread(process: Pid, thread: Pid, signal: i32) -> Result<()> {
 
 /// The processes of a group, as far as they are known here.
 pub fn members(group: Pid) -> Vec<Arc<Process>> {
+    fork::reveal();
     let all: Vec<Arc<Process>> = kernel().processes.read().values().cloned().collect();
     all.into_iter().filter(|process| process::group(process.pid) == Ok(group)).collect()
 }
@@ -194,10 +195,12 @@ pub fn may_signal(sender: &Process, credentials: &Credentials, target: &Process,
 
 /// The processes that have numbers for a container's: its own, and those of containers that share its PID namespace.
 pub fn in_sight(container: &Arc<Container>) -> Vec<Arc<Process>> {
+    fork::reveal();
     kernel().processes.read().values().filter(|process| process.container.sees(container)).cloned().collect()
 }
 
 /// The processes of a container.
 pub fn of_container(container: &Arc<Container>) -> Vec<Arc<Process>> {
+    fork::reveal();
     kernel().processes.read().values().filter(|process| Arc::ptr_eq(&process.container, container)).cloned().collect()
 }

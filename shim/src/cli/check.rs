@@ -12,6 +12,8 @@ use bulkhead_vmm::vm::probe;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::say;
+
 /// The oldest kernel for the sandbox: seccomp notifications whose callers only SIGKILL disturbs are of 5.19, and 6.1 is the oldest long-term kernel with them.
 const OLDEST: (u32, u32) = (6, 1);
 /// The first kernel that wakes the receiver of a notification on the caller's own processor (`SECCOMP_IOCTL_NOTIF_SET_FLAGS`).
@@ -67,6 +69,14 @@ impl Report {
         self.findings.iter().all(|finding| finding.good != Some(false))
     }
 
+    fn text(&self) -> String {
+        let mut text = format!("{}: {}\n", self.wall, if self.is_usable() { "usable" } else { "not usable here" });
+        for finding in &self.findings {
+            text += &format!("  {:2}  {:24} {}\n", finding.mark(), finding.what, finding.detail);
+        }
+        text
+    }
+
     fn json(&self) -> Value {
         let findings: Vec<Value> =
             self.findings.iter().map(|finding| json!({ "check": finding.what, "ok": finding.good, "detail": finding.detail })).collect();
@@ -83,16 +93,12 @@ impl Check {
         }
         let asked = walls.into_iter().filter(|(wall, _)| isolation.is_none_or(|asked| asked == *wall));
         let reports: Vec<Report> = asked.map(|(wall, look)| Report { wall, findings: look() }).collect();
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(&reports.iter().map(Report::json).collect::<Vec<_>>())?);
+        let text = if self.json {
+            serde_json::to_string_pretty(&reports.iter().map(Report::json).collect::<Vec<_>>())? + "\n"
         } else {
-            for report in &reports {
-                println!("{}: {}", report.wall, if report.is_usable() { "usable" } else { "not usable here" });
-                for finding in &report.findings {
-                    println!("  {:2}  {:24} {}", finding.mark(), finding.what, finding.detail);
-                }
-            }
-        }
+            reports.iter().map(Report::text).collect()
+        };
+        say(&text)?;
         Ok(i32::from(!reports.iter().all(Report::is_usable)))
     }
 }

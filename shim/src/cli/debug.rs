@@ -1,8 +1,11 @@
 //! `debug`: the tables that the wall is made of, and what passes through it.
 
-use bulkhead_protocol::messages::ContainerRequest;
+use bulkhead_protocol::messages::{ContainerRequest, SyscallCount};
+use bulkhead_sandbox::confine::CALLS;
+use bulkhead_sandbox::platform::{direct, let_go};
 use clap::Subcommand;
 
+use super::say;
 use crate::lifecycle::{self, Session};
 
 #[derive(Subcommand)]
@@ -19,33 +22,31 @@ pub enum Debug {
 
 impl Debug {
     pub fn run(self, session: &Session) -> anyhow::Result<i32> {
-        match self {
+        say(&self.text(session)?)?;
+        Ok(0)
+    }
+
+    fn text(self, session: &Session) -> anyhow::Result<String> {
+        let table = |rows: &mut dyn Iterator<Item = (i64, &'static str, String)>| {
+            rows.map(|(number, name, reason)| format!("{number:>4} {name:<24} {reason}\n")).collect::<String>()
+        };
+        Ok(match self {
             Debug::Syscalls { id } => {
                 let (mut client, _) = lifecycle::client(session, &id)?;
                 let mut request = ContainerRequest::new();
                 request.container_id = id;
                 let mut counts = client.syscall_counts(&request)?.counts;
                 counts.sort_by_key(|count| std::cmp::Reverse(count.calls));
-                println!("{:>10} {:>10}  CALL", "CALLS", "REFUSED");
-                for count in counts {
-                    println!("{:>10} {:>10}  {}", count.calls, count.refused, count.name);
-                }
+                let line = |count: &SyscallCount| format!("{:>10} {:>10}  {}\n", count.calls, count.refused, count.name);
+                format!("{:>10} {:>10}  CALL\n", "CALLS", "REFUSED") + &counts.iter().map(line).collect::<String>()
             }
             Debug::DirectSet => {
-                for row in bulkhead_sandbox::platform::direct::TABLE {
-                    println!("{:>4} {:<24} direct: {}", row.number, row.name, row.reason);
-                }
-                for row in bulkhead_sandbox::platform::let_go::TABLE {
-                    println!("{:>4} {:<24} let go: {}", row.number, row.name, row.reason);
-                }
+                let direct = direct::TABLE.iter().map(|row| (row.number, row.name, format!("direct: {}", row.reason)));
+                let let_go = let_go::TABLE.iter().map(|row| (row.number, row.name, format!("let go: {}", row.reason)));
+                table(&mut direct.chain(let_go))
             }
-            Debug::KernelCalls => {
-                for row in bulkhead_sandbox::confine::CALLS {
-                    println!("{:>4} {:<24} {}", row.number, row.name, row.reason);
-                }
-            }
-            Debug::ConfigFields => print!("{}", crate::oci::fields::markdown()),
-        }
-        Ok(0)
+            Debug::KernelCalls => table(&mut CALLS.iter().map(|row| (row.number, row.name, row.reason.to_owned()))),
+            Debug::ConfigFields => crate::oci::fields::markdown(),
+        })
     }
 }

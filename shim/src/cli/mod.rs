@@ -3,6 +3,7 @@
 //! The exit code is runc's: 1 for a command that failed, 3 for one that there is not, 255 for an exec that did not come about, else the
 //! process's own.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -53,8 +54,8 @@ struct Cli {
     /// Have systemd make cgroups
     #[arg(long, global = true)]
     systemd_cgroup: bool,
-    /// Accepted for compatibility: a wall needs the host's root
-    #[arg(long, global = true, value_parser = ["true", "false", "auto"])]
+    /// Accepted for compatibility: a wall needs the host's root. Before the command, as `spec` has a flag of this name
+    #[arg(long = "rootless", id = "as-rootless", value_parser = ["true", "false", "auto"])]
     rootless: Option<String>,
     /// Accepted for compatibility: there is no checkpoint
     #[arg(long, global = true, hide = true)]
@@ -245,7 +246,7 @@ fn run(cli: Cli) -> anyhow::Result<i32> {
         Command::List(list) => list.run(&session),
         Command::Spec { bundle, rootless } => spec(&bundle, rootless),
         Command::Features => {
-            println!("{}", serde_json::to_string_pretty(&features::features())?);
+            say(&format!("{}\n", serde_json::to_string_pretty(&features::features())?))?;
             Ok(0)
         }
         Command::Pause { id } => lifecycle::pause(&session, &id).map(|()| 0),
@@ -295,6 +296,15 @@ fn wait(started: Started, signals: &Signals) -> anyhow::Result<i32> {
     Ok(attend(started.pid, signals, relay)?)
 }
 
+/// Prints. A reader that has gone away (`| head`) wanted no more: the command ends as one that SIGPIPE ends, without a word.
+fn say(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(128 + libc::SIGPIPE),
+        result => result,
+    }
+}
+
 fn spec(bundle: &std::path::Path, rootless: bool) -> anyhow::Result<i32> {
     if rootless {
         bail!("spec --rootless: not supported: a wall needs the host's root, and its workload never has it");
@@ -321,7 +331,7 @@ mod tests {
 
     #[test]
     fn clients_command_lines_are_understood() {
-        let lines: [&[&str]; 6] = [
+        let lines: [&[&str]; 9] = [
             &[
                 "--root",
                 "/r",
@@ -341,6 +351,9 @@ mod tests {
             &["exec", "--process", "/p", "--detach", "--pid-file", "/x", "--console-socket", "/s", "id"],
             &["exec", "-t", "-u", "1:2", "-e", "A=b", "-g", "5", "-c", "CAP_KILL", "--ignore-paused", "id", "sh", "-c", "x"],
             &["ps", "--format", "json", "id"],
+            &["spec", "--bundle", "/b"],
+            &["spec", "--rootless"],
+            &["--rootless=true", "--root", "/r", "spec"],
             &["checkpoint", "--image-path", "/i", "--leave-running", "id"],
         ];
         for line in lines {

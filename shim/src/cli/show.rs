@@ -18,6 +18,7 @@ use bulkhead_protocol::messages::{ProcessInfo, ProcessesRequest};
 use clap::Args;
 use serde_json::Value;
 
+use super::say;
 use crate::cgroup;
 use crate::lifecycle::{self, Session, stand_in_of};
 use crate::oci::id::Id;
@@ -27,7 +28,7 @@ use crate::state::Container;
 pub fn state(session: &Session, id: &str) -> anyhow::Result<i32> {
     let container = session.store.read(&Id::new(id)?)?;
     let state = lifecycle::state(&container, lifecycle::status(session, &container));
-    println!("{}", serde_json::to_string_pretty(&state)?);
+    say(&format!("{}\n", serde_json::to_string_pretty(&state)?))?;
     Ok(0)
 }
 
@@ -101,18 +102,18 @@ impl Ps {
         let processes = client.processes(&request)?.processes;
         let numbers = host_numbers(&container);
         if self.format == "json" {
-            println!("{}", serde_json::to_string(&for_programs(&container, &processes, &numbers))?);
+            say(&format!("{}\n", serde_json::to_string(&for_programs(&container, &processes, &numbers))?))?;
             return Ok(0);
         }
         if self.options.is_empty() {
-            print!("{}", for_people(&processes, &numbers));
+            say(&for_people(&processes, &numbers))?;
             return Ok(0);
         }
         if !container.host_cgroup {
             bail!("ps options: the container's processes are not processes of this machine");
         }
         let own: Vec<i32> = processes.iter().filter_map(|process| numbers.get(&process.pid).copied()).collect();
-        print!("{}", ps(&self.options, &own)?);
+        say(&ps(&self.options, &own)?)?;
         Ok(0)
     }
 }
@@ -149,7 +150,9 @@ fn for_people(processes: &[ProcessInfo], numbers: &HashMap<i32, i32>) -> String 
     for process in processes {
         let pid = shown(process.pid, process.container_pid);
         let parent = parents.get(&process.parent).map_or(0, |parent| shown(*parent, process.parent));
-        text.push_str(&format!("{:<8} {pid:>7} {parent:>7} {}\n", process.uid, process.command));
+        // A workload chooses its arguments, and must not speak to the terminal of whoever looks at them.
+        let command: String = process.command.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
+        text.push_str(&format!("{:<8} {pid:>7} {parent:>7} {command}\n", process.uid));
     }
     text
 }

@@ -167,10 +167,22 @@ pub fn state(container: &Container, status: Status) -> Value {
     state
 }
 
+/// Whether this command has a terminal that could be joined with a container's.
+fn has_terminal() -> bool {
+    use std::io::IsTerminal;
+    std::io::stdin().is_terminal()
+        || std::io::stdout().is_terminal()
+        || std::io::stderr().is_terminal()
+        || std::fs::File::options().read(true).write(true).open("/dev/tty").is_ok()
+}
+
 /// Refuses a terminal without anybody to give it to, and a console socket without a terminal; in runc's words.
 fn check_terminal(terminal: bool, options: &CreateOptions, foreground: bool) -> anyhow::Result<()> {
     if terminal && options.console_socket.is_none() && !foreground {
         bail!("cannot allocate tty if runc will detach without setting console socket");
+    }
+    if terminal && options.console_socket.is_none() && !has_terminal() {
+        bail!("open /dev/tty: no such device or address");
     }
     if (!terminal || foreground)
         && let Some(path) = &options.console_socket
