@@ -378,9 +378,18 @@ fn containers_of_one_pod_are_created_and_deleted_at_once() {
         } else {
             Path::new("/sys/fs/cgroup").join(format!("{}/{id}/cgroup.procs", place.cgroup).trim_start_matches('/'))
         };
-        let text = std::fs::read_to_string(&tasks).expect("cgroup.procs");
         let named = |pid: &str, name: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
-        assert!(text.lines().any(|pid| named(pid, "sleep")), "{id}: no sleep among {text:?}");
+        // `run` has let the program go; the host may not have executed it yet.
+        let mut text = String::new();
+        let runs = (0..500).any(|_| {
+            text = std::fs::read_to_string(&tasks).expect("cgroup.procs");
+            let runs = text.lines().any(|pid| named(pid, "sleep"));
+            if !runs {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            runs
+        });
+        assert!(runs, "{id}: no sleep among {text:?}");
         assert!(!text.lines().any(|pid| named(pid, "bulkhead-kernel")), "{id}: the pod's wall is in its cgroup");
     }
     // The sandbox's container goes first; the others do not notice.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg};
@@ -14,6 +15,9 @@ use super::{Container, Pod, Stage};
 use crate::oci::id::Id;
 
 const PODS: &str = "@pods";
+
+/// How long a creation that was cut off may go on holding its lock: what it had just forked has a copy, until it sees that nobody is there and ends.
+const LAST_HOLDERS: Duration = Duration::from_millis(500);
 const MEMBERS: &str = "members";
 
 /// Why a record can not be had.
@@ -78,7 +82,16 @@ impl Store {
     pub fn claim(&self, id: &Id) -> Result<(Directory, Option<Container>), StateError> {
         let path = self.root.join(id);
         let exists = || StateError::Exists(id.clone());
-        let Some(directory) = Directory::make(&path, FlockArg::LockExclusiveNonblock)? else { return Err(exists()) };
+        let deadline = Instant::now() + LAST_HOLDERS;
+        let directory = loop {
+            if let Some(directory) = Directory::make(&path, FlockArg::LockExclusiveNonblock)? {
+                break directory;
+            }
+            if self.read(id).is_ok() || Instant::now() > deadline {
+                return Err(exists());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
         match directory.read::<Container>("state.json")? {
             Some(container) if container.stage == Stage::Created => Err(exists()),
             leftover => Ok((directory, leftover)),
