@@ -48,11 +48,15 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// The processes of a container by their numbers on the host, with the name of their program.
-fn processes(lab: &Lab, id: &str, name: &str) -> Vec<i32> {
-    let listed = succeed(lab, &["ps", id]);
-    let lines = listed.lines().filter(|line| line.ends_with(&format!(" {name}")));
-    lines.map(|line| line.split_whitespace().nth(1).expect("PID").parse().expect("a number")).collect()
+/// The processes of a container by their numbers on the host, those of them that run this program.
+fn processes(lab: &Lab, id: &str, program: &str) -> Vec<i32> {
+    let listed = succeed(lab, &["ps", id, "-o", "pid,args"]);
+    let words = listed.lines().skip(1).map(|line| line.split_whitespace());
+    let runs = |mut words: std::str::SplitWhitespace| {
+        let pid = words.next().expect("PID").parse().expect("a number");
+        words.next().is_some_and(|path| Path::new(path).file_name().is_some_and(|name| name == program)).then_some(pid)
+    };
+    words.filter_map(runs).collect()
 }
 
 /// The processor time that a process has used, in clock ticks.
