@@ -27,10 +27,11 @@ pub struct Dispatcher {
     frozen: Mutex<Vec<Frozen>>,
 }
 
-/// A paused container: what would be answered meanwhile is kept.
+/// A paused container: what it calls meanwhile is kept, and what would be answered.
 struct Frozen {
     container: Arc<Container>,
-    kept: Vec<(NotificationId, Answer)>,
+    calls: Vec<Notification>,
+    answers: Vec<(NotificationId, Answer)>,
 }
 
 /// What the host is told of a call.
@@ -67,14 +68,16 @@ impl Dispatcher {
         workers::heed();
     }
 
-    /// Stops answering a container's calls: a thread that waits for an answer can be killed but not frozen by the host, so answers stop
-    /// before its processes are frozen. Doing it again does nothing.
+    /// Stops serving a container's calls: a thread that waits for an answer can be killed but not frozen by the host, so answers stop
+    /// before its processes are frozen. When it returns none is being served, unless the host holds one up. Doing it again does nothing.
     pub fn freeze(&self, container: &Arc<Container>) {
         let mut frozen = self.frozen.lock();
         if !frozen.iter().any(|entry| Arc::ptr_eq(&entry.container, container)) {
-            frozen.push(Frozen { container: container.clone(), kept: Vec::new() });
+            frozen.push(Frozen { container: container.clone(), calls: Vec::new(), answers: Vec::new() });
             self.any_frozen.store(frozen.len(), Ordering::SeqCst);
         }
+        drop(frozen);
+        workers::let_finish();
     }
 
     /// Whether a container is frozen.
@@ -94,8 +97,21 @@ impl Dispatcher {
         let thawed = frozen.swap_remove(index);
         self.any_frozen.store(frozen.len(), Ordering::SeqCst);
         drop(frozen);
-        for (id, answer) in thawed.kept {
+        for (id, answer) in thawed.answers {
             self.send(id, answer);
+        }
+        if thawed.calls.is_empty() {
+            return;
+        }
+        // Not here: serving them may wait for the host, and this thread is everybody's.
+        let calls = Arc::new(thawed.calls);
+        let theirs = calls.clone();
+        let serve = |calls: &[Notification]| {
+            let waiting = calls.iter().filter(|call| dispatcher().listener.waits(NotificationId(call.id)));
+            waiting.copied().for_each(step);
+        };
+        if std::thread::Builder::new().name("thaw".into()).stack_size(workers::STACK).spawn(move || serve(&theirs)).is_err() {
+            serve(&calls);
         }
     }
 
@@ -105,13 +121,16 @@ impl Dispatcher {
         if spawner::intercept(&self.listener, &notification) == Interception::Taken {
             return;
         }
-        let id = NotificationId(notification.id);
         // Nobody's call needs no answer: the thread is gone, or has been killed because it could not be told whose it is.
         let Some(thread) = self.caller(Pid(notification.thread as i32)) else { return };
+        let id = NotificationId(notification.id);
         let Some(process) = thread.process() else {
             self.listener.answer(id, Err(Errno::ESRCH));
             return;
         };
+        if self.keep(&process.container, notification) {
+            return;
+        }
         let thread = if process.exec.lock().is_none() {
             thread
         } else {
@@ -194,11 +213,21 @@ impl Dispatcher {
         }
     }
 
+    /// Keeps a call of a paused container until it goes on. False: it is not paused.
+    fn keep(&self, container: &Arc<Container>, notification: Notification) -> bool {
+        if self.any_frozen.load(Ordering::SeqCst) == 0 {
+            return false;
+        }
+        let mut frozen = self.frozen.lock();
+        let entry = frozen.iter_mut().find(|entry| Arc::ptr_eq(&entry.container, container));
+        entry.map(|entry| entry.calls.push(notification)).is_some()
+    }
+
     fn answer(&self, call: &Call, answer: Answer) {
         if self.any_frozen.load(Ordering::SeqCst) > 0 {
             let mut frozen = self.frozen.lock();
             if let Some(entry) = frozen.iter_mut().find(|entry| Arc::ptr_eq(&entry.container, &call.process.container)) {
-                entry.kept.push((call.id, answer));
+                entry.answers.push((call.id, answer));
                 return;
             }
         }

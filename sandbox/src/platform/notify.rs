@@ -48,6 +48,7 @@ struct AddDescriptor {
 
 const RECEIVE: libc::c_ulong = 0xc050_2100;
 const SEND: libc::c_ulong = 0xc018_2101;
+const IS_VALID: libc::c_ulong = 0x4008_2102;
 const ADD_DESCRIPTOR: libc::c_ulong = 0x4018_2103;
 const SET_FLAGS: libc::c_ulong = 0x4008_2104;
 const CONTINUE: u32 = 1;
@@ -84,6 +85,12 @@ impl Listener {
         let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd, alive through the call.
         unsafe { libc::poll(&mut poll, 1, 0) == 1 && poll.revents & libc::POLLIN != 0 }
+    }
+
+    /// Whether the thread that made the call still waits for its answer. Where a call has been kept for long, its number may be another thread's by now.
+    pub fn waits(&self, id: NotificationId) -> bool {
+        // SAFETY: the host reads the eight bytes of `id`.
+        unsafe { libc::ioctl(self.0.as_raw_fd(), IS_VALID, &id.0) == 0 }
     }
 
     /// Answers with a value or an error. A thread that died meanwhile is nobody to answer.

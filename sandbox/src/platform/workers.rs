@@ -33,7 +33,7 @@ const PATIENCE: u32 = 20;
 /// At how many looks in a row calls must have queued for another receiver.
 const QUEUED: u32 = 4;
 /// A worker's stack, bytes: handlers recurse little, and pages that are not touched cost nothing.
-const STACK: usize = 1 << 20;
+pub(super) const STACK: usize = 1 << 20;
 
 /// One worker, as the watch sees it.
 #[derive(Default)]
@@ -92,6 +92,22 @@ pub fn heed() {
     if pool.watch_sleeps.load(Ordering::SeqCst) {
         let _lock = pool.watch_lock.lock();
         pool.watch.notify_one();
+    }
+}
+
+/// How long [`let_finish`] waits for a call that the host holds up.
+const HELD_UP: Duration = Duration::from_millis(200);
+
+/// Waits until each call that is being served now has been, but for what the host holds up. Not for workers themselves.
+pub(super) fn let_finish() {
+    let begun = std::time::Instant::now();
+    let busy: Vec<(Arc<Worker>, u64)> = {
+        let state = pool().state.lock();
+        let serials = state.workers.iter().map(|worker| (worker.clone(), worker.serial.load(Ordering::SeqCst)));
+        serials.filter(|(_, serial)| serial & 1 == 1).collect()
+    };
+    while busy.iter().any(|(worker, serial)| worker.serial.load(Ordering::SeqCst) == *serial) && begun.elapsed() < HELD_UP {
+        std::thread::sleep(LOOK / 10);
     }
 }
 
