@@ -57,11 +57,12 @@ int main(void) {
     // Init forks as root all the time.
     while (!shared->done) {
         pid_t child = fork();
+        if (child < 0) { printf("fork: %m\n"); continue; }
         if (!child) { spin(2000); syscall(SYS_exit_group, syscall(SYS_getuid) == 0 ? 0 : 1); }
         shared->turn++;
         int status = 1;
         while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
-        if (status) shared->broken++;
+        if (status) { printf("a child of init ended with %#x\n", status); shared->broken++; }
         while (waitpid(-1, 0, WNOHANG) > 0) {}
     }
     printf("stolen %d, shown %s, broken %d\n", shared->stolen, shared->shown > ROUNDS / 2 ? "most" : "few", shared->broken);

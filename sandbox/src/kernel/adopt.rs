@@ -40,6 +40,7 @@ pub fn thread(tid: Pid) -> Option<Arc<Thread>> {
     let adopted = if status.tgid == tid.0 { adopt_process(tid, &status) } else { adopt_thread(tid, &status) };
     if adopted.is_none() {
         // Fail closed: nobody may run whose identity is unknown.
+        crate::log::error(&format!("process {} could not be told whose it is, and is killed", status.tgid));
         let _ = process::kill(status.tgid, libc::SIGKILL);
     }
     adopted
