@@ -114,7 +114,7 @@ fn values(lab: &Lab) -> Vec<(&'static str, Value, String)> {
             named("process.scheduler: {\\\"policy\\\":\\\"SCHED_FIFO\\\"}: not supported"),
         ),
         ("/process/ioPriority", json!({ "class": "IOPRIO_CLASS_RT", "priority": 1 }), named("process.ioPriority: ")),
-        ("/process/apparmorProfile", json!("strict"), named("process.apparmorProfile: \\\"strict\\\": not supported")),
+        ("/process/selinuxLabel", json!("strict"), named("process.selinuxLabel: \\\"strict\\\": not supported")),
         ("/process/terminal", json!("yes"), named("process.terminal: invalid type: string \\\"yes\\\"")),
         ("/hostname", json!("x".repeat(65)), named("longer than 64 bytes (uname(2))")),
         ("/annotations", json!({ "": "x" }), named("annotations: {\\\"\\\":\\\"x\\\"}: an empty key")),

@@ -40,7 +40,7 @@ pub struct Exec {
     /// No new privileges
     #[arg(long)]
     no_new_privs: bool,
-    /// An AppArmor profile: refused, as for a container
+    /// An AppArmor profile: has no effect, as for a container
     #[arg(long)]
     apparmor: Option<String>,
     /// An SELinux label: refused, as for a container

@@ -12,11 +12,13 @@ use serde_json::Value;
 pub enum Treatment {
     /// It has its effect; the text says how, where that is not plain.
     Honoured(&'static str),
+    /// It has no effect here, and who sets it is warned; the text says why nothing is lost by that.
+    Ineffective(&'static str),
     /// A configuration that sets it is refused; the text says why.
     Refused(&'static str),
 }
 
-use Treatment::{Honoured, Refused};
+use Treatment::{Honoured, Ineffective, Refused};
 
 /// One row: a field, or with a trailing `.*` everything below it.
 pub struct Field {
@@ -68,7 +70,8 @@ pub const FIELDS: &[Field] = &[
     row("process.capabilities.inheritable[]", Honoured("within the user-space kernel")),
     row("process.capabilities.permitted[]", Honoured("within the user-space kernel")),
     row("process.capabilities.ambient[]", Honoured("within the user-space kernel")),
-    row("process.apparmorProfile", Refused("the workload reaches nothing that a profile of the host could mediate")),
+    // Container managers set it for every container of a node that has AppArmor.
+    row("process.apparmorProfile", Ineffective("the workload reaches nothing that a profile of the host could mediate")),
     row("process.selinuxLabel", Refused("the workload reaches nothing that a label of the host could mediate")),
     row("process.user.uid", Honoured("")),
     row("process.user.gid", Honoured("")),
@@ -212,6 +215,15 @@ pub enum Finding {
         /// Why.
         reason: &'static str,
     },
+    /// A field that has no effect is set.
+    Ineffective {
+        /// Where it stands, with indices.
+        field: String,
+        /// Its value, shortened.
+        value: String,
+        /// Why.
+        reason: &'static str,
+    },
     /// A field that is not the specification's.
     Unknown(String),
 }
@@ -225,13 +237,15 @@ pub fn examine(config: &Value) -> Vec<Finding> {
 
 /// `pattern` is the path as the table writes it, `place` with this configuration's indices and keys.
 fn descend(value: &Value, pattern: &str, place: &str, findings: &mut Vec<Finding>) {
-    if let Some(field) = (!pattern.is_empty()).then(|| lookup(pattern)).flatten() {
-        if let (Refused(reason), true) = (field.treatment, is_set(value)) {
-            let mut shown = value.to_string();
-            if shown.len() > 80 {
-                shown = shown.chars().take(77).collect::<String>() + "...";
-            }
-            findings.push(Finding::Refused { field: place.to_owned(), value: shown, reason });
+    if let Some(Field { treatment, .. }) = (!pattern.is_empty()).then(|| lookup(pattern)).flatten() {
+        if !is_set(value) {
+            return;
+        }
+        let (field, value) = (place.to_owned(), shortened(value));
+        match *treatment {
+            Honoured(_) => {}
+            Ineffective(reason) => findings.push(Finding::Ineffective { field, value, reason }),
+            Refused(reason) => findings.push(Finding::Refused { field, value, reason }),
         }
         return;
     }
@@ -259,6 +273,11 @@ fn descend(value: &Value, pattern: &str, place: &str, findings: &mut Vec<Finding
     }
 }
 
+fn shortened(value: &Value) -> String {
+    let shown = value.to_string();
+    if shown.len() > 80 { shown.chars().take(77).collect::<String>() + "..." } else { shown }
+}
+
 /// Whether a value says anything: absent, empty, `false` and 0 are what a field means when it is not there.
 fn is_set(value: &Value) -> bool {
     match value {
@@ -277,6 +296,7 @@ pub fn markdown() -> String {
     for field in FIELDS {
         let (word, how) = match field.treatment {
             Honoured(how) => ("honoured", how),
+            Ineffective(why) => ("without effect", why),
             Refused(why) => ("refused", why),
         };
         text.push_str(&format!("| `{}` | {word} | {how} |\n", field.path));
@@ -326,7 +346,7 @@ mod tests {
     fn each_refused_field_is_refused_by_its_name() {
         let refused = FIELDS.iter().filter_map(|field| match field.treatment {
             Refused(reason) => Some((field.path, reason)),
-            Honoured(_) => None,
+            Honoured(_) | Ineffective(_) => None,
         });
         let mut count = 0;
         for (path, reason) in refused {
@@ -356,7 +376,7 @@ mod tests {
     fn refused_and_unknown_fields_are_named() {
         let config = serde_json::json!({
             "ociVersion": "1.0.2",
-            "process": { "args": ["true"], "apparmorProfile": "", "selinuxLabel": "x", "colour": "red" },
+            "process": { "args": ["true"], "apparmorProfile": "cri", "selinuxLabel": "x", "colour": "red" },
             "mounts": [{}, { "uidMappings": [{ "hostID": 1 }] }],
             "windows": null,
             "linux": { "resources": { "unified": { "memory.high": "1" } }, "intelRdt": {} },
@@ -367,6 +387,11 @@ mod tests {
         assert_eq!(
             findings,
             [
+                Finding::Ineffective {
+                    field: "process.apparmorProfile".into(),
+                    value: "\"cri\"".into(),
+                    reason: "the workload reaches nothing that a profile of the host could mediate"
+                },
                 Finding::Refused {
                     field: "mounts[1].uidMappings".into(),
                     value: "[{\"hostID\":1}]".into(),

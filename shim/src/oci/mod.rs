@@ -116,6 +116,7 @@ pub fn parse(mut json: Value) -> Result<Config, ConfigError> {
     for finding in fields::examine(&json) {
         match finding {
             fields::Finding::Unknown(field) => warnings.push(format!("{field}: not a field of the runtime specification")),
+            fields::Finding::Ineffective { field, value, reason } => warnings.push(ineffective(&field, &value, reason)),
             fields::Finding::Refused { field, value, reason } => return Err(ConfigError::Refused { field, value, reason }),
         }
     }
@@ -144,13 +145,19 @@ pub fn parse_process(json: Value) -> Result<Value, ConfigError> {
         crate::log::warning(warning);
     }
     for finding in fields::examine(&whole) {
-        if let fields::Finding::Refused { field, value, reason } = finding {
-            return Err(ConfigError::Refused { field, value, reason });
+        match finding {
+            fields::Finding::Unknown(_) => {}
+            fields::Finding::Ineffective { field, value, reason } => crate::log::warning(ineffective(&field, &value, reason)),
+            fields::Finding::Refused { field, value, reason } => return Err(ConfigError::Refused { field, value, reason }),
         }
     }
     let process: Process = typed(&whole["process"], "process.")?;
     validate_process(&process)?;
     Ok(whole["process"].take())
+}
+
+fn ineffective(field: &str, value: &str, reason: &str) -> String {
+    format!("{field}: {value}: has no effect: {reason}")
 }
 
 /// Accepts a `linux.resources` object that is JSON already.
@@ -161,7 +168,9 @@ pub fn parse_resources(json: &Value) -> Result<LinuxResources, ConfigError> {
     object(json, "linux.resources")?;
     let whole = serde_json::json!({ "linux": { "resources": json } });
     match fields::examine(&whole).into_iter().next() {
-        Some(fields::Finding::Refused { field, value, reason }) => return Err(ConfigError::Refused { field, value, reason }),
+        Some(fields::Finding::Refused { field, value, reason } | fields::Finding::Ineffective { field, value, reason }) => {
+            return Err(ConfigError::Refused { field, value, reason });
+        }
         // Nobody would know that it has had no effect.
         Some(fields::Finding::Unknown(field)) => {
             return Err(ConfigError::Type { field, reason: String::from("not a field of the runtime specification") });
