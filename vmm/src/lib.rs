@@ -4,4 +4,5 @@
 //! this host's KVM runs guests at all. Boot, devices, the jail and the guest's agent come next; until then `--isolation microvm` is refused by name.
 #![warn(missing_docs, clippy::undocumented_unsafe_blocks)]
 
+pub mod devices;
 pub mod vm;

@@ -7,6 +7,7 @@
 //!   own event loop;
 //! - [`call`]: which methods there are (one table), requests decoded into one enum, responses and refusals encoded;
 //! - [`client`]: the calling side, synchronous, one call at a time;
+//! - [`guest`]: what a virtual machine's monitor and the agent in it say besides;
 //! - [`streams`]: the second kind of connection on the same socket, which carries descriptors, not messages.
 //!
 //! The `ttrpc` crate is absent on purpose: its server owns threads, which a process confined by seccomp and sized in
@@ -15,6 +16,7 @@
 pub mod call;
 pub mod client;
 pub mod frame;
+pub mod guest;
 pub mod streams;
 
 /// The generated messages.
