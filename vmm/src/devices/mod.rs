@@ -9,5 +9,10 @@
 //! Everything in guest memory is hostile: descriptors may loop, overlap, lie out of range, and change while they are read. Rules for a worker: read a
 //! header once into a value and use the copy; never trust a length beyond what the chain holds; count what one kick may cost; on an error that breaks
 //! the queue's bookkeeping stop serving it and say [`device::Interrupt::needs_reset`].
+pub mod balloon;
+pub mod block;
+pub mod buffers;
 pub mod device;
 pub mod events;
+pub mod limiter;
+pub mod net;
