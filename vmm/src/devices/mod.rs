@@ -12,7 +12,11 @@
 pub mod balloon;
 pub mod block;
 pub mod buffers;
+pub mod console;
 pub mod device;
+mod drain;
 pub mod events;
 pub mod limiter;
 pub mod net;
+pub mod fs;
+pub mod random;
