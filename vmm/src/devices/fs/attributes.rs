@@ -97,11 +97,18 @@ impl Server {
             fchownat(self.writable_backing(node)?, c"", owner, group, flags)?;
         }
         if valid.contains(SetattrValid::SIZE) {
-            self.set_size(node, (wanted.valid & FATTR_FH != 0).then_some(wanted.fh), wanted.size, valid.contains(SetattrValid::KILL_SUIDGID))?;
+            self.set_size(
+                node,
+                (wanted.valid & FATTR_FH != 0).then_some(wanted.fh),
+                wanted.size,
+                valid.contains(SetattrValid::KILL_SUIDGID),
+            )?;
         }
         if valid.intersects(SetattrValid::ATIME | SetattrValid::MTIME | SetattrValid::ATIME_NOW | SetattrValid::MTIME_NOW) {
-            let accessed = time(valid.contains(SetattrValid::ATIME), valid.contains(SetattrValid::ATIME_NOW), wanted.atime, wanted.atimensec)?;
-            let modified = time(valid.contains(SetattrValid::MTIME), valid.contains(SetattrValid::MTIME_NOW), wanted.mtime, wanted.mtimensec)?;
+            let accessed =
+                time(valid.contains(SetattrValid::ATIME), valid.contains(SetattrValid::ATIME_NOW), wanted.atime, wanted.atimensec)?;
+            let modified =
+                time(valid.contains(SetattrValid::MTIME), valid.contains(SetattrValid::MTIME_NOW), wanted.mtime, wanted.mtimensec)?;
             let name = number(self.writable_backing(node)?);
             utimensat(&self.descriptors, name.as_str(), &accessed, &modified, UtimensatFlags::FollowSymlink)?;
         }
@@ -174,8 +181,12 @@ impl Server {
         let mut names = vec![0; LONGEST_ATTRIBUTE];
         let length = host::list_attributes(file, &mut names)?;
         names.truncate(length);
-        let served: Vec<u8> =
-            names.split_inclusive(|byte| *byte == 0).filter(|name| CStr::from_bytes_with_nul(name).is_ok_and(is_served)).flatten().copied().collect();
+        let served: Vec<u8> = names
+            .split_inclusive(|byte| *byte == 0)
+            .filter(|name| CStr::from_bytes_with_nul(name).is_ok_and(is_served))
+            .flatten()
+            .copied()
+            .collect();
         if size != 0 && served.len() > size as usize {
             return Err(Errno::ERANGE);
         }

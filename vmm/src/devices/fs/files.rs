@@ -1,6 +1,8 @@
 //! Regular files: opening, reading, writing.
 
-use fuse_backend_rs::abi::fuse_abi::{CreateIn, FOPEN_IN_KILL_SUIDGID, FallocateIn, LseekIn, OpenIn, OpenOptions, OpenOut, ROOT_ID, ReadIn, WRITE_KILL_PRIV, WriteIn};
+use fuse_backend_rs::abi::fuse_abi::{
+    CreateIn, FOPEN_IN_KILL_SUIDGID, FallocateIn, LseekIn, OpenIn, OpenOptions, OpenOut, ROOT_ID, ReadIn, WRITE_KILL_PRIV, WriteIn,
+};
 use fuse_backend_rs::transport::{Reader, VirtioFsWriter};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, openat};
@@ -59,7 +61,8 @@ impl Server {
             let directory = self.writable_directory(parent)?;
             let _identity = Identity::assume(uid, gid)?;
             let create_flags = flags | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            openat(directory, name.as_c_str(), create_flags, Mode::from_bits_truncate(create.mode & PERMISSIONS)).map(|file| (file, directory.tree))
+            openat(directory, name.as_c_str(), create_flags, Mode::from_bits_truncate(create.mode & PERMISSIONS))
+                .map(|file| (file, directory.tree))
         };
         let (entry, opened) = match created {
             Ok((file, tree)) => {

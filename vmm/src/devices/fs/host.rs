@@ -89,7 +89,10 @@ pub(super) struct DirectoryEntry<'a> {
 }
 
 /// Reads entries of an open directory from its position on; none at its end.
-pub(super) fn read_directory<'a>(directory: BorrowedFd, buffer: &'a mut [u8]) -> Result<impl Iterator<Item = DirectoryEntry<'a>> + use<'a>, Errno> {
+pub(super) fn read_directory<'a>(
+    directory: BorrowedFd,
+    buffer: &'a mut [u8],
+) -> Result<impl Iterator<Item = DirectoryEntry<'a>> + use<'a>, Errno> {
     // SAFETY: the kernel writes at most the buffer's length into the buffer, which is ours alone. Needed because nix and the standard library read
     // directories through readdir(3), which hides the offsets that the guest continues from.
     let count = unsafe { libc::syscall(libc::SYS_getdents64, directory.as_raw_fd(), buffer.as_mut_ptr(), buffer.len()) };
@@ -116,7 +119,8 @@ fn entries(mut bytes: &[u8]) -> impl Iterator<Item = DirectoryEntry<'_>> {
 pub(super) fn set_attribute(file: impl AsFd, name: &CStr, value: &[u8], flags: u32) -> Result<(), Errno> {
     // SAFETY: name and value live through the call, which only reads them; the length is the value's. Needed because nix has no extended attributes; nor for
     // the three calls below.
-    Errno::result(unsafe { libc::fsetxattr(file.as_fd().as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags as i32) }).map(drop)
+    Errno::result(unsafe { libc::fsetxattr(file.as_fd().as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags as i32) })
+        .map(drop)
 }
 
 /// fgetxattr(2): how long the value is. No more than `buffer.len()` bytes are written; an empty buffer asks for the length alone.

@@ -12,8 +12,8 @@ use std::ffi::{CStr, CString};
 use std::mem::size_of;
 
 use fuse_backend_rs::abi::fuse_abi::{
-    BatchForgetIn, CreateIn, FallocateIn, FlushIn, ForgetIn, ForgetOne, FsyncIn, GETATTR_FH, GetattrIn, GetxattrIn, InHeader, InitIn, LinkIn, LseekIn, MkdirIn,
-    MknodIn, Opcode, OpenIn, ReadIn, ReleaseIn, Rename2In, RenameIn, SetattrIn, SetxattrIn, WriteIn,
+    BatchForgetIn, CreateIn, FallocateIn, FlushIn, ForgetIn, ForgetOne, FsyncIn, GETATTR_FH, GetattrIn, GetxattrIn, InHeader, InitIn,
+    LinkIn, LseekIn, MkdirIn, MknodIn, Opcode, OpenIn, ReadIn, ReleaseIn, Rename2In, RenameIn, SetattrIn, SetxattrIn, WriteIn,
 };
 use nix::errno::Errno;
 use vm_memory::ByteValued;

@@ -10,7 +10,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuse_backend_rs::abi::fuse_abi::{AttrOut, Attr, EntryOut, FsOptions, InHeader, InitIn, InitOut, KERNEL_MINOR_VERSION, KERNEL_VERSION, LseekOut, OutHeader, WriteOut};
+use fuse_backend_rs::abi::fuse_abi::{
+    Attr, AttrOut, EntryOut, FsOptions, InHeader, InitIn, InitOut, KERNEL_MINOR_VERSION, KERNEL_VERSION, LseekOut, OutHeader, WriteOut,
+};
 use fuse_backend_rs::transport::{Reader, VirtioFsWriter};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -101,7 +103,8 @@ impl Server {
     /// `/proc` is not there.
     pub(super) fn new(trees: Arc<Trees>) -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let descriptors = nix::fcntl::open(DESCRIPTORS, flags, Mode::empty()).map_err(|error| io::Error::other(format!("{DESCRIPTORS}: {error}")))?;
+        let descriptors =
+            nix::fcntl::open(DESCRIPTORS, flags, Mode::empty()).map_err(|error| io::Error::other(format!("{DESCRIPTORS}: {error}")))?;
         let entries = vec![0; 32 << 10].into();
         let (nodes, handles) = (Nodes::default(), Handles::default());
         Ok(Self { trees, nodes, handles, descriptors, limit: limit(), body: Vec::new(), entries })

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fuse_backend_rs::abi::fuse_abi::{
-    AttrOut, CreateIn, EntryOut, GetattrIn, InHeader, InitIn, InitOut, OpenIn, OpenOut, Opcode, OutHeader, ROOT_ID, ReadIn, ReleaseIn, WriteIn, WriteOut,
+    AttrOut, CreateIn, EntryOut, GetattrIn, InHeader, InitIn, InitOut, Opcode, OpenIn, OpenOut, OutHeader, ROOT_ID, ReadIn, ReleaseIn,
+    WriteIn, WriteOut,
 };
 use nix::errno::Errno;
 use virtio_queue::desc::split::Descriptor;
@@ -93,7 +94,8 @@ impl Guest {
     /// One that has mounted.
     fn new() -> Self {
         let mut guest = Self::unmounted();
-        let init: InitOut = guest.call(Opcode::Init, ROOT_ID, &[InitIn { major: 7, minor: 38, max_readahead: 4096, flags: u32::MAX }.as_slice()]).unwrap();
+        let init: InitOut =
+            guest.call(Opcode::Init, ROOT_ID, &[InitIn { major: 7, minor: 38, max_readahead: 4096, flags: u32::MAX }.as_slice()]).unwrap();
         assert_eq!((init.major, init.max_write), (7, 1 << 20));
         guest
     }
@@ -116,7 +118,8 @@ impl Guest {
         self.memory.write_slice(request, GuestAddress(REQUEST)).unwrap();
         // In two parts, neither of which ends where a structure does.
         let first = request.len().min(13) as u32;
-        let mut chain = vec![Descriptor::new(REQUEST, first, NEXT, 1), Descriptor::new(REQUEST + u64::from(first), request.len() as u32 - first, 0, 0)];
+        let mut chain =
+            vec![Descriptor::new(REQUEST, first, NEXT, 1), Descriptor::new(REQUEST + u64::from(first), request.len() as u32 - first, 0, 0)];
         if room > 0 {
             let part = room.min(21) as u32;
             chain[1] = Descriptor::new(REQUEST + u64::from(first), request.len() as u32 - first, NEXT, 2);

@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 
 use fuse_backend_rs::abi::fuse_abi::{
-    FATTR_FH, FallocateIn, FlushIn, FsyncIn, GETATTR_FH, GetxattrIn, GetxattrOut, Kstatfs, LinkIn, LseekIn, LseekOut, MkdirIn, MknodIn, OpenOptions, Rename2In, RenameIn,
-    SetattrIn, SetattrValid, SetxattrIn, WRITE_KILL_PRIV,
+    FATTR_FH, FallocateIn, FlushIn, FsyncIn, GETATTR_FH, GetxattrIn, GetxattrOut, Kstatfs, LinkIn, LseekIn, LseekOut, MkdirIn, MknodIn,
+    OpenOptions, Rename2In, RenameIn, SetattrIn, SetattrValid, SetxattrIn, WRITE_KILL_PRIV,
 };
 use vm_memory::GuestMemory;
 
@@ -69,7 +69,9 @@ fn the_device_answers_kicks_with_interrupts() {
 #[test]
 fn only_what_is_known_is_agreed_on() {
     let mut guest = Guest::unmounted();
-    let mut init = |major, minor, flags| guest.call::<InitOut>(Opcode::Init, ROOT_ID, &[InitIn { major, minor, max_readahead: 4096, flags }.as_slice()]);
+    let mut init = |major, minor, flags| {
+        guest.call::<InitOut>(Opcode::Init, ROOT_ID, &[InitIn { major, minor, max_readahead: 4096, flags }.as_slice()])
+    };
     assert_eq!(init(7, 30, 0).unwrap_err(), Errno::EPROTO);
     assert_eq!(init(6, 38, 0).unwrap_err(), Errno::EPROTO);
     assert_eq!(init(8, 0, 0).unwrap().major, 7);
@@ -131,8 +133,8 @@ fn appending_is_the_hosts_business_but_not_for_pages_of_a_mapping() {
 fn names_are_made_moved_and_removed() {
     let (mut guest, directory, t) = shared();
     let path = directory.path();
-    let sub = guest.call::<EntryOut>(Opcode::Mkdir, t, &[MkdirIn { mode: 0o2755, umask: 0 }.as_slice(), b"sub\0"]).unwrap();
-    assert_eq!(fs::metadata(path.join("sub")).unwrap().mode() & 0o7777, 0o2755);
+    let sub = guest.call::<EntryOut>(Opcode::Mkdir, t, &[MkdirIn { mode: 0o1755, umask: 0 }.as_slice(), b"sub\0"]).unwrap();
+    assert_eq!(fs::metadata(path.join("sub")).unwrap().mode() & 0o7777, 0o1755);
     let link = guest.call::<EntryOut>(Opcode::Symlink, sub.nodeid, &[b"link\0/etc/passwd\0"]).unwrap();
     assert_eq!(guest.bytes(Opcode::Readlink, link.nodeid, &[], 4096).unwrap(), b"/etc/passwd");
     assert_eq!(link.attr.mode & libc::S_IFMT, libc::S_IFLNK);
@@ -163,7 +165,9 @@ fn names_are_made_moved_and_removed() {
     // What was removed is still known.
     assert_eq!(guest.attributes(file.nodeid).unwrap().attr.nlink, 0);
 
-    let fifo = guest.call::<EntryOut>(Opcode::Mknod, t, &[MknodIn { mode: libc::S_IFIFO | 0o622, ..MknodIn::default() }.as_slice(), b"fifo\0"]).unwrap();
+    let fifo = guest
+        .call::<EntryOut>(Opcode::Mknod, t, &[MknodIn { mode: libc::S_IFIFO | 0o622, ..MknodIn::default() }.as_slice(), b"fifo\0"])
+        .unwrap();
     assert_eq!(fifo.attr.mode, libc::S_IFIFO | 0o622);
     assert!(fs::symlink_metadata(path.join("fifo")).unwrap().file_type().is_fifo());
 }
@@ -181,7 +185,9 @@ fn files_belong_to_who_makes_them() {
     guest.create(t, "file", libc::O_WRONLY, 0o4755).unwrap();
     guest.call::<EntryOut>(Opcode::Mkdir, t, &[MkdirIn { mode: 0o755, umask: 0 }.as_slice(), b"dir\0"]).unwrap();
     guest.call::<EntryOut>(Opcode::Symlink, t, &[b"link\0x\0"]).unwrap();
-    guest.call::<EntryOut>(Opcode::Mknod, t, &[MknodIn { mode: libc::S_IFSOCK | 0o755, ..MknodIn::default() }.as_slice(), b"sock\0"]).unwrap();
+    guest
+        .call::<EntryOut>(Opcode::Mknod, t, &[MknodIn { mode: libc::S_IFSOCK | 0o755, ..MknodIn::default() }.as_slice(), b"sock\0"])
+        .unwrap();
     for name in ["file", "dir", "link", "sock"] {
         let metadata = fs::symlink_metadata(directory.path().join(name)).unwrap();
         assert_eq!((metadata.uid(), metadata.gid()), (1234, 567), "{name}");
