@@ -1,6 +1,7 @@
 //! The device, as a driver sees it: requests go through virtqueues in guest memory, to temporary directories.
 
 mod attacks;
+mod kernel;
 mod operations;
 mod trees;
 
