@@ -5,11 +5,11 @@ use vm_memory::GuestMemoryMmap;
 
 use super::device::{ActiveQueue, Interrupt};
 
-/// Calls `serve` with each chain that the driver has made available, puts the chain into the used ring with the number of bytes that `serve` says it
-/// has written, and interrupts the driver where it asked to be.
+/// Calls `serve` with each chain that the driver has made available, puts the chain into the used ring with the number of bytes that
+/// `serve` says it has written, and interrupts the driver where it asked to be.
 ///
-/// At most as many chains as the queue has places are served in one go: a driver that never stops must not keep a loop from its other workers. If there
-/// may be more, the queue's own kick is signalled, so that its worker is called again after the others.
+/// At most as many chains as the queue has places are served in one go: a driver that never stops must not keep a loop from its other
+/// workers. If there may be more, the queue's own kick is signalled, so that its worker is called again after the others.
 ///
 /// # Errors
 /// The rings can not be understood any more (virtio 1.3, 2.7): the device has to ask for a reset.

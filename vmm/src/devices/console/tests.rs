@@ -132,8 +132,8 @@ proptest! {
     ) {
         let memory = memory();
         let mock = MockSplitQueue::new(&memory, 16);
-        let descriptors: Vec<_> =
-            descriptors.into_iter().map(|(address, length, flags, next)| RawDescriptor::from(Descriptor::new(address, length, flags, next))).collect();
+        let descriptor = |(address, length, flags, next)| RawDescriptor::from(Descriptor::new(address, length, flags, next));
+        let descriptors: Vec<_> = descriptors.into_iter().map(descriptor).collect();
         mock.add_desc_chains(&descriptors, 0).unwrap();
         memory.write_obj(available, GuestAddress(mock.avail_addr().0 + 2)).unwrap();
         let (activation, _, interrupt) = activation(&memory, &mock);

@@ -27,15 +27,15 @@ fn root() -> Attr {
     Attr { ino: ROOT_INODE, mode: libc::S_IFDIR | 0o555, nlink: 2, blksize: 4096, ..Attr::default() }
 }
 
-/// The extended attributes that the guest may see and set: users' own, and capabilities of programs, which images need. The rest would be the host's
-/// security (`security.selinux`), or is meaningless to a guest that has not negotiated it (access control lists in `system.`).
+/// The extended attributes that the guest may see and set: users' own, and capabilities of programs, which images need. The rest would be
+/// the host's security (`security.selinux`), or is meaningless to a guest that has not negotiated it (access control lists in `system.`).
 fn is_served(name: &CStr) -> bool {
     let name = name.to_bytes();
     name.starts_with(b"user.") || name == b"security.capability"
 }
 
-/// Clears the bits that make a program run as its owner or group, as the host's kernel does when somebody without `CAP_FSETID` writes. This thread has it;
-/// that the guest's writer has not is what the guest says (`FUSE_HANDLE_KILLPRIV_V2`).
+/// Clears the bits that make a program run as its owner or group, as the host's kernel does when somebody without `CAP_FSETID` writes. This
+/// thread has it; that the guest's writer has not is what the guest says (`FUSE_HANDLE_KILLPRIV_V2`).
 pub(super) fn drop_privileges(file: impl AsFd) -> Result<(), Errno> {
     let mode = Attributes::of(&file)?.mode();
     let mut privileges = mode & libc::S_ISUID;
@@ -153,7 +153,8 @@ impl Server {
         })
     }
 
-    /// Extended attributes are reached by opening the file, which an `O_PATH` descriptor must be for that. Only regular files and directories have any.
+    /// Extended attributes are reached by opening the file, which an `O_PATH` descriptor must be for that. Only regular files and
+    /// directories have any.
     fn open_for_attributes(&self, backing: impl AsFd, kind: u32) -> Result<std::os::fd::OwnedFd, Errno> {
         match kind {
             libc::S_IFREG | libc::S_IFDIR => reopen(&self.descriptors, backing, OFlag::O_RDONLY),

@@ -18,7 +18,8 @@ use super::worker::Worker;
 const TAG: usize = 36;
 /// `VIRTIO_RING_F_INDIRECT_DESC`: a request of 1 MiB has some 260 parts, which would otherwise fill a quarter of the queue.
 const INDIRECT: u64 = 1 << 28;
-/// The high-priority queue and one request queue (5.11.2). The driver takes the request queue's size for a bound on the pages of one request.
+/// The high-priority queue and one request queue (5.11.2). The driver takes the request queue's size for a bound on the pages of one
+/// request.
 const QUEUE_SIZES: [u16; 2] = [128, 1024];
 
 /// What front, worker and handles share.
@@ -63,7 +64,8 @@ pub struct FileSystem {
 pub struct Handle(Arc<Shared>);
 
 impl FileSystem {
-    /// An empty file system, which the guest mounts by its tag. Its worker runs on `events`, and blocks for as long as the host's disks do: the loop should be its own.
+    /// An empty file system, which the guest mounts by its tag. Its worker runs on `events`, and blocks for as long as the host's disks do:
+    /// the loop should be its own.
     ///
     /// This process's file mode creation mask is set to zero, because the modes of files come from the guest: see [`super`].
     ///
@@ -82,8 +84,8 @@ impl FileSystem {
 }
 
 impl Handle {
-    /// Makes a tree visible as the entry `name` of the root. `top` is its root: a descriptor of a directory, or of a single file of any kind, open with `O_PATH`
-    /// or from open_tree(2).
+    /// Makes a tree visible as the entry `name` of the root. `top` is its root: a descriptor of a directory, or of a single file of any
+    /// kind, open with `O_PATH` or from open_tree(2).
     ///
     /// # Errors
     /// `InvalidInput`: not a file's name. `AlreadyExists`.
@@ -91,8 +93,8 @@ impl Handle {
         self.0.add(name, top, read_only)
     }
 
-    /// Takes a tree away, whatever the guest does with it. When this returns nothing of it is open: it can be unmounted. To the guest its files are
-    /// stale (`ESTALE`), and open ones closed (`EBADF`), unless another tree has them too.
+    /// Takes a tree away, whatever the guest does with it. When this returns nothing of it is open: it can be unmounted. To the guest its
+    /// files are stale (`ESTALE`), and open ones closed (`EBADF`), unless another tree has them too.
     ///
     /// It waits for the request that is being served. A name that is none is no error.
     pub fn remove(&self, name: &str) {

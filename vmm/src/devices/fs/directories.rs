@@ -124,7 +124,8 @@ impl Server {
         result.map(|()| listing.bytes)
     }
 
-    /// An entry's node, or none (number 0): it may be gone by now, and where no more files can be held the name alone is still worth having.
+    /// An entry's node, or none (number 0): it may be gone by now, and where no more files can be held the name alone is still worth
+    /// having.
     fn lookup_if_possible(&mut self, parent: u64, name: &Name) -> EntryOut {
         self.lookup(parent, name).unwrap_or_default()
     }

@@ -19,8 +19,8 @@ use super::names::{PERMISSIONS, Who};
 use super::request::Name;
 use super::serve::{MOST_BYTES, Server, errno, reopen};
 
-/// The flags of open(2) that mean something to the host. `O_DIRECT` does not: it asks for the guest's cache to be passed by, and its buffers are not aligned for the
-/// host's. `O_CREAT` and `O_EXCL` are requests of their own.
+/// The flags of open(2) that mean something to the host. `O_DIRECT` does not: it asks for the guest's cache to be passed by, and its
+/// buffers are not aligned for the host's. `O_CREAT` and `O_EXCL` are requests of their own.
 fn open_flags(flags: u32) -> Result<OFlag, Errno> {
     let flags = OFlag::from_bits_truncate(flags as i32);
     if flags & OFlag::O_ACCMODE == OFlag::O_ACCMODE {

@@ -1,4 +1,5 @@
-//! The calls of the host's that have no safe wrapper elsewhere, and the identity in which files are made. All `unsafe` of this device is here.
+//! The calls of the host's that have no safe wrapper elsewhere, and the identity in which files are made. All `unsafe` of this device is
+//! here.
 
 use std::ffi::CStr;
 use std::mem::{MaybeUninit, size_of};
@@ -18,8 +19,8 @@ impl Attributes {
         let mut out = MaybeUninit::<libc::statx>::zeroed();
         let flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
         let mask = libc::STATX_BASIC_STATS | libc::STATX_MNT_ID;
-        // SAFETY: the descriptor is borrowed for the call, the path is a static C string, and the kernel writes no more than a statx structure to `out`. Needed
-        // because nix has no statx(2), and fstat(2) does not tell the mount.
+        // SAFETY: the descriptor is borrowed for the call, the path is a static C string, and the kernel writes no more than a statx
+        // structure to `out`. Needed because nix has no statx(2), and fstat(2) does not tell the mount.
         let result = unsafe { libc::statx(file.as_fd().as_raw_fd(), c"".as_ptr(), flags, mask, out.as_mut_ptr()) };
         Errno::result(result)?;
         // SAFETY: it was zeroed, and any bytes are a valid statx structure.
@@ -93,14 +94,15 @@ pub(super) fn read_directory<'a>(
     directory: BorrowedFd,
     buffer: &'a mut [u8],
 ) -> Result<impl Iterator<Item = DirectoryEntry<'a>> + use<'a>, Errno> {
-    // SAFETY: the kernel writes at most the buffer's length into the buffer, which is ours alone. Needed because nix and the standard library read
-    // directories through readdir(3), which hides the offsets that the guest continues from.
+    // SAFETY: the kernel writes at most the buffer's length into the buffer, which is ours alone. Needed because nix and the standard
+    // library read directories through readdir(3), which hides the offsets that the guest continues from.
     let count = unsafe { libc::syscall(libc::SYS_getdents64, directory.as_raw_fd(), buffer.as_mut_ptr(), buffer.len()) };
     let count = Errno::result(count)? as usize;
     Ok(entries(&buffer[..count]))
 }
 
-/// The entries in what getdents64(2) has written: `ino64_t d_ino; off64_t d_off; unsigned short d_reclen; unsigned char d_type; char d_name[];`.
+/// The entries in what getdents64(2) has written: `ino64_t d_ino; off64_t d_off; unsigned short d_reclen; unsigned char d_type; char
+/// d_name[];`.
 fn entries(mut bytes: &[u8]) -> impl Iterator<Item = DirectoryEntry<'_>> {
     const NAME: usize = 19;
     std::iter::from_fn(move || {
@@ -117,8 +119,8 @@ fn entries(mut bytes: &[u8]) -> impl Iterator<Item = DirectoryEntry<'_>> {
 
 /// fsetxattr(2).
 pub(super) fn set_attribute(file: impl AsFd, name: &CStr, value: &[u8], flags: u32) -> Result<(), Errno> {
-    // SAFETY: name and value live through the call, which only reads them; the length is the value's. Needed because nix has no extended attributes; nor for
-    // the three calls below.
+    // SAFETY: name and value live through the call, which only reads them; the length is the value's. Needed because nix has no extended
+    // attributes; nor for the three calls below.
     Errno::result(unsafe { libc::fsetxattr(file.as_fd().as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags as i32) })
         .map(drop)
 }
@@ -145,8 +147,8 @@ pub(super) fn remove_attribute(file: impl AsFd, name: &CStr) -> Result<(), Errno
 
 /// The thread makes files as somebody else, until this is dropped.
 ///
-/// It takes the other's file-system ids (setfsuid(2)) and keeps the capabilities that it has: whether the other may do what it does has been decided by
-/// the guest's kernel, which knows the supplementary groups that the request does not tell.
+/// It takes the other's file-system ids (setfsuid(2)) and keeps the capabilities that it has: whether the other may do what it does has
+/// been decided by the guest's kernel, which knows the supplementary groups that the request does not tell.
 pub(super) struct Identity {
     before: Capabilities,
 }
@@ -197,8 +199,8 @@ const CAPABILITY_HEADER: [u32; 2] = [0x2008_0522, 0];
 impl Capabilities {
     fn get() -> Result<Self, Errno> {
         let (mut header, mut capabilities) = (CAPABILITY_HEADER, Self::default());
-        // SAFETY: version 3 has the kernel read and write 8 bytes at the header and write 24 bytes of integers at the data, which are there. Needed because
-        // neither libc nor nix wraps it.
+        // SAFETY: version 3 has the kernel read and write 8 bytes at the header and write 24 bytes of integers at the data, which are
+        // there. Needed because neither libc nor nix wraps it.
         Errno::result(unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), &raw mut capabilities) })?;
         const { assert!(size_of::<Capabilities>() == 24) };
         Ok(capabilities)

@@ -78,8 +78,8 @@ impl Server {
         self.lookup(parent, name)
     }
 
-    /// A fifo, a socket, an empty file, or a whiteout of overlayfs (a device with the number 0). Other devices are `EPERM`: a volume is no place from which to
-    /// reach the host's.
+    /// A fifo, a socket, an empty file, or a whiteout of overlayfs (a device with the number 0). Other devices are `EPERM`: a volume is no
+    /// place from which to reach the host's.
     pub(super) fn make_node(&mut self, (uid, gid): Who, parent: u64, name: &Name, made: &MknodIn) -> Result<EntryOut, Errno> {
         let kind = match made.mode & libc::S_IFMT {
             0 | libc::S_IFREG => SFlag::S_IFREG,

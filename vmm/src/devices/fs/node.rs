@@ -1,17 +1,17 @@
 //! Nodes: the files that the guest knows, by number.
 //!
 //! A node is made when the guest looks a name up, and lives until the guest has forgotten every one of its lookups. It holds the file by a
-//! descriptor that is open with `O_PATH`: through that it can be named, but not read, and opening it has no effect on a device or a fifo. Numbers count up and are never
-//! used again, so that a number that was forgotten never means another file.
+//! descriptor that is open with `O_PATH`: through that it can be named, but not read, and opening it has no effect on a device or a fifo.
+//! Numbers count up and are never used again, so that a number that was forgotten never means another file.
 //!
-//! **One file, one node.** Containers of a pod share volumes, and each has its own tree for the same volume. A file that is reached through two of them must be
-//! one inode to the guest's kernel: a Unix socket can only be connected to through the inode that it was bound to, locks and shared mappings are
-//! the inode's. So a file is found by device and inode whatever the tree, and a node has one [`Backing`] for each tree (and mount in it) that it was reached
-//! through. Directories are the exception: a directory has one place in the guest's tree of names (Linux would move it from one
-//! name to the other), so each tree's directories are its own.
+//! **One file, one node.** Containers of a pod share volumes, and each has its own tree for the same volume. A file that is reached through
+//! two of them must be one inode to the guest's kernel: a Unix socket can only be connected to through the inode that it was bound to,
+//! locks and shared mappings are the inode's. So a file is found by device and inode whatever the tree, and a node has one [`Backing`] for
+//! each tree (and mount in it) that it was reached through. Directories are the exception: a directory has one place in the guest's tree of
+//! names (Linux would move it from one name to the other), so each tree's directories are its own.
 //!
-//! **Rights are those of a backing**, never of the node: what a read-only tree contributes can not be written through, and when a tree is removed
-//! its backings go, so that nothing of it is open any more.
+//! **Rights are those of a backing**, never of the node: what a read-only tree contributes can not be written through, and when a tree is
+//! removed its backings go, so that nothing of it is open any more.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -150,8 +150,9 @@ impl Nodes {
         }
     }
 
-    /// The inode number that the guest sees. To it all trees are one file system, in which (device, inode) has to tell files apart; so the upper bits of
-    /// the host's number are mixed with a small number that stands for its device. Files of the device that was met first keep their numbers.
+    /// The inode number that the guest sees. To it all trees are one file system, in which (device, inode) has to tell files apart; so the
+    /// upper bits of the host's number are mixed with a small number that stands for its device. Files of the device that was met first
+    /// keep their numbers.
     pub(super) fn inode_number(&mut self, device: u64, inode: u64) -> u64 {
         let index = self.devices.iter().position(|known| *known == device).unwrap_or_else(|| {
             self.devices.push(device);

@@ -1,12 +1,12 @@
 //! FUSE requests: bytes of the guest's, parsed once into types.
 //!
-//! A request is a header (`struct fuse_in_header`), then a structure that the opcode decides, then perhaps names or data (fuse(4), `include/uapi/linux/fuse.h`). The
-//! bytes are copied out of guest memory before anything is looked at, so that what was checked is what is used. Only the data of a write stays
-//! where it is.
+//! A request is a header (`struct fuse_in_header`), then a structure that the opcode decides, then perhaps names or data (fuse(4),
+//! `include/uapi/linux/fuse.h`). The bytes are copied out of guest memory before anything is looked at, so that what was checked is what is
+//! used. Only the data of a write stays where it is.
 //!
-//! What is not in [`Request`] is `ENOSYS`, which Linux takes as "never ask again" and then does without: locks (which are the guest kernel's own
-//! business: nobody else has the guest's files open), access(2) (the guest mounts with `default_permissions` and checks modes itself), ioctl, bmap, poll, and DAX
-//! mappings.
+//! What is not in [`Request`] is `ENOSYS`, which Linux takes as "never ask again" and then does without: locks (which are the guest
+//! kernel's own business: nobody else has the guest's files open), access(2) (the guest mounts with `default_permissions` and checks modes
+//! itself), ioctl, bmap, poll, and DAX mappings.
 
 use std::ffi::{CStr, CString};
 use std::mem::size_of;
@@ -23,8 +23,8 @@ pub(super) const LONGEST: usize = 128 << 10;
 /// The longest name (`NAME_MAX`).
 const NAME_MAX: usize = 255;
 
-/// A name in a directory: not empty, not `.` or `..`, without slashes and NULs, and no longer than a name may be. Nothing else ever reaches a call of
-/// the host's that takes a path, and every such call gets one name and a directory's descriptor: there is nothing to traverse.
+/// A name in a directory: not empty, not `.` or `..`, without slashes and NULs, and no longer than a name may be. Nothing else ever reaches
+/// a call of the host's that takes a path, and every such call gets one name and a directory's descriptor: there is nothing to traverse.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Name(CString);
 
@@ -185,7 +185,10 @@ impl Request {
                 let SetxattrIn { size, flags } = fields.object()?;
                 Self::SetAttribute { name: fields.text()?, value: fields.bytes(size as usize)?.to_vec(), flags }
             }
-            _ if is(Opcode::Getxattr) => { let GetxattrIn { size, .. } = fields.object()?; Self::GetAttribute { name: fields.text()?, size } }
+            _ if is(Opcode::Getxattr) => {
+                let GetxattrIn { size, .. } = fields.object()?;
+                Self::GetAttribute { name: fields.text()?, size }
+            }
             _ if is(Opcode::Listxattr) => Self::ListAttributes { size: fields.object::<GetxattrIn>()?.size },
             _ if is(Opcode::Removexattr) => Self::RemoveAttribute(fields.text()?),
             _ if is(Opcode::Opendir) => Self::OpenDirectory,

@@ -1,7 +1,8 @@
 //! The server: one request after another, from the bytes to the answer.
 //!
-//! What a request does is in [`names`](super::names), [`attributes`](super::attributes), [`files`](super::files) and [`directories`](super::directories), by the part of the file system that it is
-//! about. They take parsed values and give values or an errno; only this file knows what an answer looks like in the guest's memory.
+//! What a request does is in [`names`](super::names), [`attributes`](super::attributes), [`files`](super::files) and
+//! [`directories`](super::directories), by the part of the file system that it is about. They take parsed values and give values or an
+//! errno; only this file knows what an answer looks like in the guest's memory.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -89,7 +90,8 @@ pub(super) struct Server {
     pub(super) trees: Arc<Trees>,
     pub(super) nodes: Nodes,
     pub(super) handles: Handles,
-    /// [`DESCRIPTORS`], open with `O_PATH`: a file that is open with `O_PATH` is opened for good, or named in a call, through its number here.
+    /// [`DESCRIPTORS`], open with `O_PATH`: a file that is open with `O_PATH` is opened for good, or named in a call, through its number
+    /// here.
     pub(super) descriptors: OwnedFd,
     /// How many descriptors nodes and handles may hold.
     limit: usize,
@@ -151,7 +153,9 @@ impl Server {
     }
 
     #[rustfmt::skip] // A table: a request a line.
-    fn execute(&mut self, header: &InHeader, request: Request, reader: &mut Reader<'_>, data: &mut VirtioFsWriter<'_>) -> Result<Answer, Errno> {
+    fn execute(
+        &mut self, header: &InHeader, request: Request, reader: &mut Reader<'_>, data: &mut VirtioFsWriter<'_>,
+    ) -> Result<Answer, Errno> {
         debug_assert!(is_write(header.opcode) == matches!(request, Request::Write(_)));
         let (node, who) = (header.nodeid, (header.uid, header.gid));
         let none = |()| Answer::Empty;
@@ -289,8 +293,8 @@ pub(super) fn reopen(descriptors: impl AsFd, file: impl AsFd, flags: OFlag) -> R
 /// Opens a node's file, through a backing that allows it.
 ///
 /// # Errors
-/// `ENXIO`: neither a regular file nor a directory. Opening anything else could wait for ever (a fifo) or touch a device of the host's (CVE-2020-35517); the guest's own
-/// kernel opens those itself. `EROFS`, `ESTALE`; the host's.
+/// `ENXIO`: neither a regular file nor a directory. Opening anything else could wait for ever (a fifo) or touch a device of the host's
+/// (CVE-2020-35517); the guest's own kernel opens those itself. `EROFS`, `ESTALE`; the host's.
 fn open_node(descriptors: &OwnedFd, node: &Node, flags: OFlag) -> Result<(File, TreeId), Errno> {
     if !matches!(node.kind, libc::S_IFREG | libc::S_IFDIR) {
         return Err(Errno::ENXIO);

@@ -63,8 +63,8 @@ fn random(bytes: &mut [u8]) -> io::Result<()> {
     let mut filled = 0;
     while filled < bytes.len() {
         let rest = &mut bytes[filled..];
-        // SAFETY: the pointer and the length are those of a slice that is ours alone; the kernel writes at most that many bytes into it, and keeps no
-        // reference. There is no safe wrapper of getrandom(2) in the standard library.
+        // SAFETY: the pointer and the length are those of a slice that is ours alone; the kernel writes at most that many bytes into it,
+        // and keeps no reference. There is no safe wrapper of getrandom(2) in the standard library.
         let count = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
         match usize::try_from(count) {
             Ok(count) => filled += count,

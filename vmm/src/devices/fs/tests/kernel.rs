@@ -1,4 +1,5 @@
-//! What Linux makes of the answers: the host's own FUSE client, which is the guest's, is the driver. Its requests are taken from `/dev/fuse` and put through the virtqueues.
+//! What Linux makes of the answers: the host's own FUSE client, which is the guest's, is the driver. Its requests are taken from
+//! `/dev/fuse` and put through the virtqueues.
 //!
 //! It needs to mount, in a mount namespace of its own; where that is forbidden, there is nothing to test.
 
