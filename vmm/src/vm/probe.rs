@@ -15,7 +15,9 @@ use kvm_ioctls::VcpuExit;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
-use super::machine::{self, Machine, MachineError};
+use super::bare::{self, Bare};
+use super::cpuid::Features;
+use super::error::MachineError;
 use super::vcpu::Vcpu;
 
 /// How long the guest may take.
@@ -48,7 +50,7 @@ fn pvm_suffix(pvm: bool) -> &'static str {
 }
 
 /// Memory of the guest, bytes.
-const MEMORY: usize = 64 << 10;
+const MEMORY: u64 = 64 << 10;
 /// Where its code is.
 const CODE: GuestAddress = GuestAddress(0x1000);
 /// The port that it writes to at its end, and what.
@@ -67,10 +69,11 @@ const GUEST: [u8; 13] = [
 
 /// Runs the guest; gives how long it took. Blocks for [`DEADLINE`] at most, and a little.
 pub fn run() -> Result<Duration, ProbeError> {
-    let kvm = machine::open()?;
-    let machine = Machine::new(&kvm, MEMORY)?;
+    let kvm = bare::open()?;
+    let machine = Bare::new(&kvm, MEMORY)?;
     machine.memory().write_slice(&GUEST, CODE).map_err(|error| MachineError::Memory(MEMORY, error.to_string()))?;
-    let mut vcpu = Vcpu::new(&kvm, &machine, 0)?;
+    let mut vcpu = Vcpu::new(&machine, 0)?;
+    vcpu.set_features(&Features::of(&kvm)?, 1)?;
     vcpu.start_flat(CODE, GuestAddress(0))?;
 
     // A signal takes a processor out of the guest. Its handler does nothing: the call that it interrupts says so.
