@@ -72,7 +72,7 @@ pub struct Interface {
     pub mac: [u8; 6],
     /// Bytes.
     pub mtu: u32,
-    /// With prefix lengths.
+    /// With prefix lengths, in the order in which they are added; `10.0.0.1 peer 10.0.0.2/32` on a link with two ends.
     pub addresses: Vec<String>,
 }
 
@@ -95,6 +95,9 @@ pub struct Route {
     pub scope: u8,
     /// The flags.
     pub flags: u32,
+    /// `RTAX_MTU` and the like, with their values (`RTA_METRICS`).
+    #[serde(default)]
+    pub options: Vec<(u16, u32)>,
 }
 
 /// An entry of the neighbour table.

@@ -3,6 +3,12 @@
 //! The wall opens the pod's sockets in it; the workload never does. Because the wall's process has no capability in the
 //! namespace, two limits that the workload's emulated `CAP_NET_BIND_SERVICE` and group ids would lift are lifted in
 //! the namespace itself: ports below 1024 and ping sockets.
+//!
+//! A microVM has a network stack of its own: [`guest`] says what it is told of the namespace's, and connects the two.
+
+pub mod guest;
+mod read;
+mod tap;
 
 use std::fs::File;
 use std::io;
@@ -38,6 +44,33 @@ pub enum NetworkError {
         /// Why.
         source: io::Error,
     },
+    /// An interface of the namespace can not be a virtual machine's.
+    #[error("network interface {name}: {reason}")]
+    Interface {
+        /// The interface.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// A route of the namespace can not be given to a virtual machine.
+    #[error("network: route to {destination}: {reason}, which can not be carried into a virtual machine")]
+    Route {
+        /// Where it leads.
+        destination: String,
+        /// What is special about it.
+        reason: &'static str,
+    },
+    /// The host refuses a step of connecting the namespace with a virtual machine.
+    #[error("network: {step}: {source}")]
+    Step {
+        /// What was being done.
+        step: String,
+        /// Why not.
+        source: bulkhead_netlink::Error,
+    },
+    /// There is no tap device.
+    #[error("network: tap device: {0} (is the kernel's module tun there?)")]
+    Tap(io::Error),
 }
 
 /// Opens the namespace at `path`, or makes one where there is no path.
