@@ -14,7 +14,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 
-use bulkhead_netlink::{Change, Error, InterfaceAddress, Link, Neighbour, NotAnAddress, Prefix, Route, Socket};
+use bulkhead_netlink::{Change, Error, InterfaceAddress, Link, Neighbour, NotAnAddress, Route, Socket};
 use bulkhead_protocol::guest::Network;
 use nix::errno::Errno;
 
@@ -86,7 +86,7 @@ pub fn apply(network: &Network) -> Result<(), NetworkError> {
     let plan = Plan::parse(network)?;
     let mut socket = Socket::open().map_err(refused("socket"))?;
     let links = socket.links().map_err(refused("interfaces"))?;
-    let cards = plan.cards(network, &links)?;
+    let cards = cards(network, &links)?;
     let mut indices = HashMap::new();
     for link in links.iter().filter(|link| link.is_loopback()) {
         socket.change_link(link.index, Change::Up).map_err(refused(&link.name))?;
@@ -161,17 +161,15 @@ impl Plan {
         }
         Ok(plan)
     }
+}
 
-    /// The card of each interface.
-    fn cards<'a>(&self, network: &Network, links: &'a [Link]) -> Result<Vec<&'a Link>, NetworkError> {
-        let find = |mac: [u8; 6]| links.iter().find(|link| !link.is_loopback() && link.mac == Some(mac));
-        let interfaces = network.interfaces.iter();
-        interfaces
-            .map(|interface| {
-                find(interface.mac).ok_or_else(|| NetworkError::NoCard { name: interface.name.clone(), mac: Mac(interface.mac) })
-            })
-            .collect()
-    }
+/// The card of each interface.
+fn cards<'a>(network: &Network, links: &'a [Link]) -> Result<Vec<&'a Link>, NetworkError> {
+    let find = |mac: [u8; 6]| links.iter().find(|link| !link.is_loopback() && link.mac == Some(mac));
+    let interfaces = network.interfaces.iter();
+    interfaces
+        .map(|interface| find(interface.mac).ok_or_else(|| NetworkError::NoCard { name: interface.name.clone(), mac: Mac(interface.mac) }))
+        .collect()
 }
 
 /// Gives the cards their interfaces' names. One card may have the name that another is to get: all that have to change step aside first.
@@ -270,7 +268,7 @@ mod tests {
     #[test]
     fn a_card_that_is_not_there_is_named() {
         let network = network("10.0.0.2/24", "0.0.0.0/0", "10.0.0.1");
-        let error = Plan::parse(&network).unwrap().cards(&network, &[]).unwrap_err().to_string();
+        let error = cards(&network, &[]).unwrap_err().to_string();
         assert!(error.starts_with("guest network: interface eth0: no card with the MAC address 02:00:00:00:00:01"), "{error}");
     }
 
