@@ -1,5 +1,7 @@
 //! Interfaces (`RTM_*LINK`).
 
+use std::fmt;
+
 use crate::socket::{Error, Socket};
 use crate::wire::{Malformed, Request, attributes, fixed, number, text};
 
@@ -83,6 +85,17 @@ pub enum Change<'a> {
     Alias(&'a str),
     /// Up.
     Up,
+}
+
+impl fmt::Display for Change<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Name(name) => write!(formatter, "name {name:?}"),
+            Change::Mtu(mtu) => write!(formatter, "MTU {mtu}"),
+            Change::Alias(alias) => write!(formatter, "alias {alias:?}"),
+            Change::Up => formatter.write_str("up"),
+        }
+    }
 }
 
 impl Socket {

@@ -22,8 +22,10 @@
 //!
 //! What is carried: interfaces that are up, their MAC addresses and MTUs, `disable_ipv6` and `accept_ra`; addresses, but those that the guest's
 //! kernel makes or learns itself; the main table's routes; permanent neighbours; sysctls of config.json below `net.`. What is not: policy
-//! rules and other routing tables, additional addresses of the loopback interface, the namespace's netfilter rules (frames pass them by). Names are resolved
-//! in a container as its `/etc/resolv.conf` says, which comes with its mounts or root file system as everywhere; there is nothing to tell the guest.
+//! rules and other routing tables, lifetimes and labels of addresses, additional addresses of the loopback interface, the namespace's netfilter
+//! rules (frames pass them by), and multicast groups: a macvlan or physical interface hears those that the host's side of it has joined, which are
+//! those of its own addresses. Names are resolved in a container as its `/etc/resolv.conf` says, which comes with its mounts or root file
+//! system as everywhere; there is nothing to tell the guest.
 
 use std::fs::{self, File};
 use std::io;
@@ -118,10 +120,10 @@ fn connect(socket: &mut Socket, link: &Link) -> Result<File, NetworkError> {
     }
     let alias = format!("{ALIAS}{}", link.name);
     for change in [Change::Alias(&alias), Change::Mtu(link.mtu), Change::Up] {
-        socket.change_link(tap, change).map_err(step(format!("{name}: {change:?}")))?;
+        socket.change_link(tap, change).map_err(step(format!("tap device of {}: {change}", link.name)))?;
     }
-    socket.add_hooks(tap).map_err(step(format!("{name}: clsact")))?;
-    socket.add_redirect(tap, link.index, ON_OUR_HOOKS).map_err(step(format!("{name}: redirect to {}", link.name)))?;
+    socket.add_hooks(tap).map_err(step(format!("tap device of {}: clsact", link.name)))?;
+    socket.add_redirect(tap, link.index, ON_OUR_HOOKS).map_err(step(format!("tap device of {}: redirect to it", link.name)))?;
 
     let ours = match socket.add_hooks(link.index) {
         Ok(()) => true,
@@ -134,7 +136,7 @@ fn connect(socket: &mut Socket, link: &Link) -> Result<File, NetworkError> {
             // Nothing on it says any more that we made it.
             let _ = socket.delete_hooks(link.index);
         }
-        step(format!("{}: redirect to {name}", link.name))(error)
+        step(format!("{}: redirect to its tap device", link.name))(error)
     })?;
     Ok(file)
 }

@@ -61,7 +61,7 @@ impl Configuration {
             }
         }
         network.sysctls.extend(sysctls.iter().filter(|(key, _)| key.starts_with("net.") || key.starts_with("net/")).cloned());
-        network.routes = self.routes()?;
+        network.routes = self.routes(&carried)?;
         network.neighbours = self.neighbours(&carried);
         Ok((carried, network))
     }
@@ -76,11 +76,20 @@ impl Configuration {
 
     /// The main table's routes, those that gateways are reached by first. All that the kernel made for addresses that are carried are
     /// among them: a plugin may have removed one, and the guest must not have it either.
-    fn routes(&self) -> Result<Vec<guest::Route>, NetworkError> {
+    fn routes(&self, carried: &[&Link]) -> Result<Vec<guest::Route>, NetworkError> {
         let mut routes = Vec::new();
         for route in self.routes.iter().filter(|route| route.table == u32::from(libc::RT_TABLE_MAIN) && !route.is_learned()) {
             let link = route.interface.and_then(|index| self.links.iter().find(|link| link.index == index));
-            if link.is_some_and(Link::is_loopback) && route.is_made_by_the_kernel() || is_made_for_the_link(route) {
+            let loopback = link.is_some_and(Link::is_loopback);
+            if loopback && route.is_made_by_the_kernel() || is_made_for_the_link(route) {
+                continue;
+            }
+            // An interface that is down keeps none, but for the moment in which it goes down.
+            if route.leads_somewhere()
+                && !loopback
+                && !carried.iter().any(|link| Some(link.index) == route.interface)
+                && route.more.is_none()
+            {
                 continue;
             }
             let destination = route.destination.to_string();
@@ -205,9 +214,11 @@ mod tests {
         let mut configuration = Configuration { links: vec![link(2, "eth0", None)], ..Configuration::default() };
         let learned = Route { protocol: 9, ..route("::/0", Some("fe80::1")) };
         let local = Route { table: libc::RT_TABLE_LOCAL.into(), ..route("10.0.0.2/32", None) };
+        let elsewhere = Route { interface: Some(9), ..route("10.7.0.0/16", None) };
         let link_local = Route { protocol: libc::RTPROT_KERNEL, ..route("fe80::/64", None) };
         let black = Route { kind: libc::RTN_BLACKHOLE, interface: None, ..route("10.9.0.0/16", None) };
-        configuration.routes = vec![route("0.0.0.0/0", Some("10.0.0.1")), learned, local, link_local, route("10.0.0.0/24", None), black];
+        configuration.routes =
+            vec![route("0.0.0.0/0", Some("10.0.0.1")), learned, elsewhere, local, link_local, route("10.0.0.0/24", None), black];
         let (_, network) = configuration.describe(&[]).unwrap();
         let told: Vec<_> = network.routes.iter().map(|route| (route.destination.as_str(), route.interface.as_str())).collect();
         assert_eq!(told, [("10.0.0.0/24", "eth0"), ("10.9.0.0/16", "lo"), ("0.0.0.0/0", "eth0")]);

@@ -13,6 +13,8 @@ use std::io::{PipeWriter, Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,6 +25,22 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 /// The pod's interface has it, and so has the guest's card.
 pub const MAC: &str = "02:00:00:00:00:02";
+
+/// The peer's interface has it.
+pub const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+nix::ioctl_write_int_bad!(
+    /// What a tap device may leave to its reader.
+    set_offload,
+    libc::TUNSETOFFLOAD
+);
+
+/// Lets the host leave checksums and segmentation to the reader of a tap device.
+pub fn offload(tap: &File) {
+    let all = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    // SAFETY: the request takes an integer and touches no memory of ours; it is unsafe because ioctl's argument is whatever the request says.
+    unsafe { set_offload(tap.as_raw_fd(), all as i32) }.unwrap();
+}
 
 /// A namespace, by descriptor alone.
 pub struct Namespace(pub OwnedFd);
@@ -105,7 +123,7 @@ impl World {
     pub fn new(mtu: u32) -> World {
         let world = World::without_link(mtu);
         world.pod.run(&format!(
-            "ip link add eth0 address {MAC} mtu {mtu} type veth peer name peer0 mtu {mtu} netns {}
+            "ip link add eth0 address {MAC} mtu {mtu} type veth peer name peer0 address 02:00:00:00:00:01 mtu {mtu} netns {}
              ip link set eth0 up",
             world.peer.path()
         ));
@@ -117,7 +135,7 @@ impl World {
     pub fn with_macvlan(mtu: u32) -> (World, Namespace) {
         let (world, host) = (World::without_link(mtu), Namespace::new());
         host.run(&format!(
-            "ip link add host0 mtu {mtu} type veth peer name peer0 mtu {mtu} netns {}
+            "ip link add host0 mtu {mtu} type veth peer name peer0 address 02:00:00:00:00:01 mtu {mtu} netns {}
              ip link set host0 up
              ip link add link host0 name eth0 address {MAC} mtu {mtu} netns {} type macvlan mode bridge",
             world.peer.path(),
@@ -143,6 +161,8 @@ impl World {
     pub fn relay(&self, pod: File) -> Relay {
         let wire = guest::plumb(&self.wire.0, &[]).unwrap().taps.remove(0);
         let (mut stopped, stop) = std::io::pipe().unwrap();
+        let longest = Arc::new(AtomicUsize::new(0));
+        let seen = longest.clone();
         let thread = std::thread::spawn(move || {
             let mut frame = vec![0; 70_000];
             loop {
@@ -159,13 +179,14 @@ impl World {
                 for (from, to) in [(&pod, &wire), (&wire, &pod)] {
                     let (mut from, mut to) = (from, to);
                     while let Ok(length) = from.read(&mut frame) {
+                        seen.fetch_max(length, Ordering::Relaxed);
                         // A frame that finds no room is lost, as on any wire.
                         let _ = to.write(&frame[..length]);
                     }
                 }
             }
         });
-        Relay { stop: Some(stop), thread: Some(thread) }
+        Relay { stop: Some(stop), thread: Some(thread), longest }
     }
 }
 
@@ -173,6 +194,14 @@ impl World {
 pub struct Relay {
     stop: Option<PipeWriter>,
     thread: Option<JoinHandle<()>>,
+    longest: Arc<AtomicUsize>,
+}
+
+impl Relay {
+    /// The length of the longest frame so far, with the header before it.
+    pub fn longest(&self) -> usize {
+        self.longest.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Relay {
