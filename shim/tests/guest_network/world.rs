@@ -83,9 +83,12 @@ impl Namespace {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
-    /// All that plumbing could leave in it.
+    /// All that plumbing could leave in it; without the interfaces' operational states (RFC 2863), which follow what happens with a delay.
     pub fn looks(&self) -> String {
-        self.run("ip -d link show\ntc qdisc show\ntc filter show dev eth0 ingress\ntc filter show dev eth0 egress")
+        let text = self.run("ip -d link show\ntc qdisc show\ntc filter show dev eth0 ingress\ntc filter show dev eth0 egress");
+        let mut state = false;
+        let words = text.split_inclusive(char::is_whitespace).filter(|word| !std::mem::replace(&mut state, word.trim() == "state"));
+        words.collect()
     }
 
     /// Whether `to` answers an echo request with that much data, sent up to `attempts` times.
