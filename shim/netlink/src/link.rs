@@ -39,6 +39,12 @@ impl Link {
         self.flags & libc::IFF_LOOPBACK as u32 != 0
     }
 
+    /// Whether somebody asked that it hear all multicast groups (`IFF_ALLMULTI`), joined or not.
+    #[must_use]
+    pub fn hears_all_multicast(&self) -> bool {
+        self.flags & libc::IFF_ALLMULTI as u32 != 0
+    }
+
     fn decode(payload: &[u8]) -> Result<Link, Malformed> {
         let (structure, rest) = fixed::<16>(payload)?;
         let mut link = Link {
@@ -85,6 +91,8 @@ pub enum Change<'a> {
     Alias(&'a str),
     /// Up.
     Up,
+    /// Whether it hears all multicast groups.
+    AllMulticast(bool),
 }
 
 impl fmt::Display for Change<'_> {
@@ -94,6 +102,7 @@ impl fmt::Display for Change<'_> {
             Change::Mtu(mtu) => write!(formatter, "MTU {mtu}"),
             Change::Alias(alias) => write!(formatter, "alias {alias:?}"),
             Change::Up => formatter.write_str("up"),
+            Change::AllMulticast(all) => write!(formatter, "all multicast groups: {all}"),
         }
     }
 }
@@ -114,15 +123,19 @@ impl Socket {
     /// # Errors
     /// The kernel's: `EEXIST` for a name that another has, `EINVAL` for what the device can not be.
     pub fn change_link(&mut self, index: u32, change: Change<'_>) -> Result<(), Error> {
-        let up = if change == Change::Up { libc::IFF_UP as u32 } else { 0 };
+        let (flags, mask) = match change {
+            Change::Up => (libc::IFF_UP, libc::IFF_UP),
+            Change::AllMulticast(all) => (if all { libc::IFF_ALLMULTI } else { 0 }, libc::IFF_ALLMULTI),
+            _ => (0, 0),
+        };
         // ifinfomsg: family, type, index, flags, which flags to change.
-        let mut request = Request::new(libc::RTM_NEWLINK, 0, &[&[0; 4], &index.to_ne_bytes(), &up.to_ne_bytes(), &up.to_ne_bytes()]);
+        let mut request = Request::new(libc::RTM_NEWLINK, 0, &[&[0; 4], &index.to_ne_bytes(), &flags.to_ne_bytes(), &mask.to_ne_bytes()]);
         match change {
             Change::Name(name) => request.attributes.put_text(libc::IFLA_IFNAME, name),
             Change::Mtu(mtu) => request.attributes.put_u32(libc::IFLA_MTU, mtu),
             // Without a NUL: the kernel counts it in.
             Change::Alias(alias) => request.attributes.put(libc::IFLA_IFALIAS, alias.as_bytes()),
-            Change::Up => &mut request.attributes,
+            Change::Up | Change::AllMulticast(_) => &mut request.attributes,
         };
         self.request(&request)
     }

@@ -18,13 +18,13 @@
 //! The tap devices vanish with their files, whose only holder is the monitor. The hook on the plugin's interface does not: [`unplumb`]
 //! removes it, with the pod, and [`plumb`] when it fails halfway or finds what an earlier process that was killed left behind. Between the
 //! end of a monitor and `unplumb`, frames for the pod are dropped: a redirect without a target lets nothing pass (`tcf_mirred_act()`).
-//! If somebody else's discipline is on the interface already, the classifier joins it, last, and it alone is removed. The preference tells which.
+//! If somebody else's discipline is on the interface already, the classifier joins it, last, and it alone is removed.
 //!
 //! What is carried: interfaces that are up, their MAC addresses and MTUs, `disable_ipv6` and `accept_ra`; addresses, but those that the guest's
 //! kernel makes or learns itself; the main table's routes; permanent neighbours; sysctls of config.json below `net.`. What is not: policy
 //! rules and other routing tables, lifetimes and labels of addresses, additional addresses of the loopback interface, the namespace's netfilter
-//! rules (frames pass them by), and multicast groups: a macvlan or physical interface hears those that the host's side of it has joined, which are
-//! those of its own addresses. Names are resolved in a container as its `/etc/resolv.conf` says, which comes with its mounts or root file
+//! rules (frames pass them by). The multicast groups that the guest joins are its own affair, so the interface hears all (a macvlan or physical one
+//! would otherwise let in those alone that the host's side has joined). Names are resolved in a container as its `/etc/resolv.conf` says, which comes with its mounts or root file
 //! system as everywhere; there is nothing to tell the guest.
 
 use std::fs::{self, File};
@@ -42,10 +42,13 @@ use super::{NetworkError, tap, within_thread};
 
 /// How the note on each of our tap devices begins; the name of its interface follows.
 const ALIAS: &str = "bulkhead: the guest's ";
-/// The preference of our classifier on a discipline that we made.
-const ON_OUR_HOOKS: u16 = 0xb001;
-/// And on one that was there: behind other people's classifiers, which are given lower numbers (tc(8)).
-const ON_THEIR_HOOKS: u16 = 0xb002;
+/// The preference of our classifier: behind other people's, which are given lower numbers (tc(8)). Its last bits say what else there is to take back
+/// from the interface, so that a process that knows nothing of the one that plumbed can do it.
+const PREFERENCE: u16 = 0xb000;
+/// The hooks are ours.
+const HOOKS: u16 = 1;
+/// That it hears all multicast groups is our doing.
+const MULTICAST: u16 = 2;
 
 /// A namespace that a virtual machine can be connected to.
 #[derive(Debug)]
@@ -123,21 +126,23 @@ fn connect(socket: &mut Socket, link: &Link) -> Result<File, NetworkError> {
         socket.change_link(tap, change).map_err(step(format!("tap device of {}: {change}", link.name)))?;
     }
     socket.add_hooks(tap).map_err(step(format!("tap device of {}: clsact", link.name)))?;
-    socket.add_redirect(tap, link.index, ON_OUR_HOOKS).map_err(step(format!("tap device of {}: redirect to it", link.name)))?;
+    socket.add_redirect(tap, link.index, PREFERENCE).map_err(step(format!("tap device of {}: redirect to it", link.name)))?;
 
-    let ours = match socket.add_hooks(link.index) {
-        Ok(()) => true,
-        Err(error) if error.errno() == Some(Errno::EEXIST) => false,
+    let hooks = match socket.add_hooks(link.index) {
+        Ok(()) => HOOKS,
+        Err(error) if error.errno() == Some(Errno::EEXIST) => 0,
         Err(error) => return Err(step(format!("{}: clsact", link.name))(error)),
     };
-    let preference = if ours { ON_OUR_HOOKS } else { ON_THEIR_HOOKS };
-    socket.add_redirect(link.index, tap, preference).map_err(|error| {
-        if ours {
-            // Nothing on it says any more that we made it.
+    let multicast = if link.hears_all_multicast() { 0 } else { MULTICAST };
+    socket.add_redirect(link.index, tap, PREFERENCE | hooks | multicast).map_err(|error| {
+        if hooks == HOOKS {
+            // Nothing on it says any more that we made them.
             let _ = socket.delete_hooks(link.index);
         }
         step(format!("{}: redirect to its tap device", link.name))(error)
     })?;
+    // The guest's groups are not known here. Only now, when the classifier says that it is to be taken back.
+    socket.change_link(link.index, Change::AllMulticast(true)).map_err(step(format!("{}: all multicast groups", link.name)))?;
     Ok(file)
 }
 
@@ -154,18 +159,21 @@ fn clear(socket: &mut Socket) -> Result<(), NetworkError> {
     Ok(())
 }
 
-/// Removes our classifier from an interface, and the hooks if we made them and nobody else uses them by now.
+/// Takes back what the classifiers with our preferences say; the classifier last but for the hooks, which stay if somebody else uses them by now.
 fn disconnect(socket: &mut Socket, interface: u32) -> Result<(), Error> {
-    for preference in [ON_OUR_HOOKS, ON_THEIR_HOOKS] {
-        if !filters(socket, interface, Hook::Ingress)?.contains(&preference) {
-            continue;
+    let mut preferences = filters(socket, interface, Hook::Ingress)?;
+    preferences.retain(|preference| preference & !(HOOKS | MULTICAST) == PREFERENCE);
+    preferences.dedup();
+    for preference in preferences {
+        if preference & MULTICAST != 0 {
+            socket.change_link(interface, Change::AllMulticast(false))?;
         }
         allowing(&[Errno::ENOENT], socket.delete_redirect(interface, preference))?;
         let mut used = false;
         for hook in [Hook::Ingress, Hook::Egress] {
             used |= !filters(socket, interface, hook)?.is_empty();
         }
-        if preference == ON_OUR_HOOKS && !used {
+        if preference & HOOKS != 0 && !used {
             // What is gone is gone: EINVAL is the kernel's word for a discipline that is not there.
             allowing(&[Errno::ENOENT, Errno::EINVAL], socket.delete_hooks(interface))?;
         }

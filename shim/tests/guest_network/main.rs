@@ -9,7 +9,7 @@ mod agent;
 mod world;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use bulkhead::network::guest;
@@ -152,10 +152,43 @@ fn a_macvlan_interface_is_a_card_too() {
     }
     let (world, _host) = World::with_macvlan(1450);
     bridged(&world);
+    let before = world.pod.looks();
     let mut plumbed = plumb(&world.pod);
-    let _relay = world.relay(plumbed.taps.remove(0));
-    apply(&world.guest, &plumbed.network);
-    traffic(&world);
+    {
+        let _relay = world.relay(plumbed.taps.remove(0));
+        apply(&world.guest, &plumbed.network);
+        traffic(&world);
+        // Groups that only the guest has joined.
+        let (fourth, sixth) = (Ipv4Addr::new(239, 1, 2, 3), Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 0, 0x77));
+        let sockets = world.guest.enter(move || {
+            let socket = UdpSocket::bind("[::]:7001").unwrap();
+            let index = nix::net::if_::if_nametoindex("eth0").unwrap();
+            socket.join_multicast_v6(&sixth, index).unwrap();
+            let other = UdpSocket::bind("0.0.0.0:7002").unwrap();
+            other.join_multicast_v4(&fourth, &Ipv4Addr::new(10, 0, 0, 2)).unwrap();
+            [socket, other]
+        });
+        world.peer.enter(move || {
+            let index = nix::net::if_::if_nametoindex("peer0").unwrap();
+            let socket = UdpSocket::bind("[fd00::1]:0").unwrap();
+            socket.send_to(b"six", SocketAddr::V6(SocketAddrV6::new(sixth, 7001, 0, index))).unwrap();
+            UdpSocket::bind("10.0.0.1:0").unwrap().send_to(b"four", (fourth, 7002)).unwrap();
+        });
+        for (socket, expected) in sockets.iter().zip(["six", "four"]) {
+            let mut datagram = [0; 10];
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let length = socket.recv(&mut datagram).unwrap_or_else(|error| panic!("{expected}: {error}"));
+            assert_eq!(&datagram[..length], expected.as_bytes());
+        }
+    }
+    guest::unplumb(&world.pod.0).unwrap();
+    assert_eq!(world.pod.looks(), before);
+    // Somebody else's wish is kept.
+    world.pod.run("ip link set eth0 allmulticast on");
+    let before = world.pod.looks();
+    drop(plumb(&world.pod));
+    guest::unplumb(&world.pod.0).unwrap();
+    assert_eq!(world.pod.looks(), before);
 }
 
 #[test]
@@ -324,7 +357,7 @@ fn other_peoples_classifiers_stay() {
             .run("tc filter add dev eth0 egress protocol ip pref 10 u32 match ip dst 10.0.0.77/32 action mirred egress redirect dev lo");
         guest::unplumb(&world.pod.0).unwrap();
         let after = world.pod.run("tc filter show dev eth0 ingress\ntc filter show dev eth0 egress");
-        assert!(after.contains("pref 10 ") && !after.contains("pref 450"), "{after}");
+        assert!(after.contains("pref 10 ") && !after.contains("pref 4505"), "{after}");
     }
 }
 
