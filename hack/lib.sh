@@ -26,3 +26,22 @@ need_rust() {
     echo "Rust 1.88 or later is needed: https://rustup.rs" >&2
     exit 1
 }
+
+# The agent that is process 1 in a microVM's guest: static, as a guest has no libraries. Made where `bulkhead guest build` looks for it, beside the binary.
+build_agent() {
+    RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --quiet -p bulkhead-agent --target x86_64-unknown-linux-gnu
+    install -D "${CARGO_TARGET_DIR:-target}/x86_64-unknown-linux-gnu/release/bulkhead-agent" target/release/bulkhead-agent
+}
+
+# Debian's cloud kernel with its modules, unpacked below the directory that is given, not installed: this host's own boot files are none of our business.
+cloud_kernel() {
+    local package
+    [ ! -e "$1/.complete" ] || return 0
+    package=$(apt-cache depends linux-image-6.12-cloud-amd64 2>/dev/null | awk '$1 == "Depends:" { print $2; exit }')
+    [ -n "$package" ] || { apt-get update -qq; package=$(apt-cache depends linux-image-6.12-cloud-amd64 | awk '$1 == "Depends:" { print $2; exit }'); }
+    say "fetching $package"
+    rm -rf "$1" && mkdir -p "$1"
+    (cd "$1" && apt-get download -qq -o APT::Sandbox::User=root "$package" && dpkg -x ./"$package"_*.deb . && rm ./"$package"_*.deb)
+    find "$1/lib/modules" -name '*.ko.xz' -exec xz -d {} +
+    touch "$1/.complete"
+}

@@ -56,9 +56,16 @@ pub struct Settings {
     pub default_isolation: Option<String>,
     /// Where writes to the root file system go.
     pub overlay: Option<String>,
+    /// The directory of the image that microVMs boot, which `bulkhead guest build` makes.
+    pub guest_image: Option<PathBuf>,
 }
 
 impl Settings {
+    /// Where the image that microVMs boot is: [`bulkhead_guest::DIRECTORY`] unless the file says otherwise.
+    pub fn guest_image(&self) -> &Path {
+        self.guest_image.as_deref().unwrap_or(Path::new(bulkhead_guest::DIRECTORY))
+    }
+
     /// Reads the file that is named, or the default one where there is one.
     ///
     /// # Errors
@@ -93,6 +100,10 @@ impl Settings {
         }
         if let Some(overlay) = &settings.overlay {
             check_overlay(overlay).map_err(|reason| wrong("overlay", reason))?;
+        }
+        // A relative one would be another directory for each client's working directory.
+        if let Some(image) = settings.guest_image.as_ref().filter(|image| !image.is_absolute()) {
+            return Err(wrong("guest_image", format!("{}: not an absolute path", image.display())));
         }
         Ok(settings)
     }
@@ -133,6 +144,10 @@ mod tests {
             refused("default_isolation = \"microvm\""),
             "config.toml: default_isolation: isolation \"microvm\": this release has the sandbox wall alone"
         );
+        assert_eq!(refused("guest_image = \"guest\""), "config.toml: guest_image: guest: not an absolute path");
+        assert!(refused("guest_image = 7").contains("invalid type: integer"));
+        let settings = Settings::parse(Path::new("x"), "guest_image = \"/g\"").unwrap();
+        assert_eq!((settings.guest_image(), Settings::default().guest_image()), (Path::new("/g"), Path::new("/var/lib/bulkhead/guest")));
         let settings = Settings::parse(Path::new("x"), "default_isolation = \"sandbox\"\noverlay = \"dir=/x\"").unwrap();
         assert_eq!(settings.overlay.as_deref(), Some("dir=/x"));
     }

@@ -72,6 +72,23 @@ pub fn set_mount_attributes(tree: &OwnedFd, set: u64, clear: u64, private: bool,
     .map(drop)
 }
 
+/// Makes a tap device in the calling thread's network namespace (Linux's Documentation/networking/tuntap.rst); gives it and the name that the host chose. It is gone
+/// when it is closed.
+///
+/// # Errors
+/// `ENOENT` or `ENODEV` without the module, `EPERM` without the capability.
+pub fn tap() -> io::Result<(OwnedFd, String)> {
+    let tap = std::fs::File::options().read(true).write(true).open("/dev/net/tun")?;
+    // SAFETY: the structure is plain numbers and bytes, for which zeros are values. Unsafe, because nothing says so of a C union.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    // SAFETY: this request reads and writes one such structure, which outlives the call and which nobody else knows. Unsafe, because ioctl takes bare addresses.
+    checked(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) }.into())?;
+    // IFNAMSIZ has room for a name and its zero.
+    let name: Vec<u8> = request.ifr_name.iter().map(|letter| *letter as u8).take_while(|letter| *letter != 0).collect();
+    Ok((tap.into(), String::from_utf8_lossy(&name).into_owned()))
+}
+
 /// Marks every descriptor from `first` on close-on-exec: what we inherited is nobody's whom we start.
 ///
 /// # Errors

@@ -1,10 +1,9 @@
 //! `check`: what this machine can do, for either wall.
 //!
-//! It tries rather than looks: a sandbox is started, and KVM is given a guest ([`bulkhead_vmm::vm::probe`]). What is only worth knowing is a note and decides
-//! nothing. The exit code says whether every wall that was asked for is usable here: 0, or 1; `--isolation` asks for one.
+//! It tries rather than looks: a sandbox is started, KVM is given a guest ([`bulkhead_vmm::vm::probe`]), the image that guests boot is read, and a pod's network is
+//! made in a namespace of its own ([`network`]). What is only worth knowing is a note and decides nothing. The exit code says whether every wall that was asked for is usable here: 0, or 1; `--isolation` asks for one.
 
 use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::time::Instant;
 
 use bulkhead_sandbox::boot;
@@ -12,7 +11,10 @@ use bulkhead_vmm::vm::probe;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::say;
+use super::{guest, say};
+use crate::config::Settings;
+
+mod network;
 
 /// The oldest kernel for the sandbox: seccomp notifications whose callers only SIGKILL disturbs are of 5.19, and 6.1 is the oldest long-term kernel with them.
 const OLDEST: (u32, u32) = (6, 1);
@@ -56,7 +58,7 @@ impl Finding {
 }
 
 /// Looks at one wall.
-type Look = fn() -> Vec<Finding>;
+type Look = fn(&Settings) -> Vec<Finding>;
 
 /// What was found for one wall.
 struct Report {
@@ -86,13 +88,13 @@ impl Report {
 
 impl Check {
     /// Looks at one wall, or at both.
-    pub fn run(self, isolation: Option<&str>) -> anyhow::Result<i32> {
+    pub fn run(self, isolation: Option<&str>, settings: &Settings) -> anyhow::Result<i32> {
         let walls: [(&str, Look); 2] = [("sandbox", sandbox), ("microvm", microvm)];
         if let Some(unknown) = isolation.filter(|asked| !walls.iter().any(|(wall, _)| wall == asked)) {
             anyhow::bail!("isolation {unknown:?}: sandbox or microvm");
         }
         let asked = walls.into_iter().filter(|(wall, _)| isolation.is_none_or(|asked| asked == *wall));
-        let reports: Vec<Report> = asked.map(|(wall, look)| Report { wall, findings: look() }).collect();
+        let reports: Vec<Report> = asked.map(|(wall, look)| Report { wall, findings: look(settings) }).collect();
         let text = if self.json {
             serde_json::to_string_pretty(&reports.iter().map(Report::json).collect::<Vec<_>>())? + "\n"
         } else {
@@ -103,7 +105,7 @@ impl Check {
     }
 }
 
-fn sandbox() -> Vec<Finding> {
+fn sandbox(_: &Settings) -> Vec<Finding> {
     let release = nix::sys::utsname::uname().map(|names| names.release().to_string_lossy().into_owned()).unwrap_or_default();
     let version = version(&release);
     let kernel = match version {
@@ -152,19 +154,24 @@ fn cgroups() -> Result<String, String> {
     libcgroups::common::get_cgroup_setup().map(|setup| setup.to_string()).map_err(|error| error.to_string())
 }
 
-fn microvm() -> Vec<Finding> {
+fn microvm(settings: &Settings) -> Vec<Finding> {
     let runs = probe::run().map(|took| format!("a guest was done after {} ms", took.as_millis()));
+    // Every byte of it is read, whatever was found at the last pod's start.
+    let image = guest::verify(settings.guest_image()).map_err(|error| format!("{error:#}"));
     vec![
         Finding { what: "release", good: Some(false), detail: String::from("this release has the sandbox wall alone") },
         Finding::tried("KVM runs guests", runs),
-        Finding::tried("tap devices", opens("/dev/net/tun")),
+        Finding::tried("guest image", image),
+        Finding::tried("cgroups", cgroups()),
+        Finding::tried("tap devices", network::tap()),
+        Finding::tried("packets between taps", network::redirect()),
         Finding::note("vhost-net", opens("/dev/vhost-net").unwrap_or_else(|error| error)),
         Finding::note("vhost-vsock", opens("/dev/vhost-vsock").unwrap_or_else(|error| error)),
     ]
 }
 
 fn opens(path: &str) -> Result<String, String> {
-    match std::fs::File::options().read(true).write(true).open(Path::new(path)) {
+    match std::fs::File::options().read(true).write(true).open(path) {
         Ok(_) => Ok(format!("{path} opens")),
         Err(error) => Err(format!("{path}: {error}")),
     }

@@ -24,6 +24,7 @@ mod debug;
 mod events;
 mod exec;
 mod features;
+mod guest;
 mod here;
 mod show;
 mod signals;
@@ -175,6 +176,9 @@ enum Command {
     Do(here::Do),
     /// Say what this machine can do, for either wall
     Check(check::Check),
+    /// The image that microVMs boot
+    #[command(subcommand)]
+    Guest(guest::Guest),
     /// Look inside
     #[command(subcommand)]
     Debug(debug::Debug),
@@ -211,8 +215,11 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<i32> {
     let settings = Settings::load(cli.config.as_deref())?;
-    if let Command::Check(check) = cli.command {
-        return check.run(cli.isolation.as_deref());
+    // What needs no session, and no wall that works.
+    match cli.command {
+        Command::Check(check) => return check.run(cli.isolation.as_deref(), &settings),
+        Command::Guest(guest) => return guest.run(settings.guest_image()),
+        _ => {}
     }
     let isolation = cli.isolation.or(settings.default_isolation).unwrap_or_else(|| String::from("sandbox"));
     let overlay = cli.overlay.or(settings.overlay);
@@ -256,7 +263,7 @@ fn run(cli: Cli) -> anyhow::Result<i32> {
         Command::Checkpoint { .. } => bail!("checkpoint: not supported: the state behind a wall can not be saved"),
         Command::Restore { .. } => bail!("restore: not supported: the state behind a wall can not be saved"),
         Command::Do(command) => command.run(session),
-        Command::Check(_) => unreachable!("answered above, without a session"),
+        Command::Check(_) | Command::Guest(_) => unreachable!("answered above, without a session"),
         Command::Debug(debug) => debug.run(&session),
     }
 }
@@ -331,7 +338,7 @@ mod tests {
 
     #[test]
     fn clients_command_lines_are_understood() {
-        let lines: [&[&str]; 9] = [
+        let lines: [&[&str]; 12] = [
             &[
                 "--root",
                 "/r",
@@ -355,6 +362,12 @@ mod tests {
             &["spec", "--rootless"],
             &["--rootless=true", "--root", "/r", "spec"],
             &["checkpoint", "--image-path", "/i", "--leave-running", "id"],
+            &[
+                "guest", "build", "--output", "/o", "--kernel", "6.12", "--agent", "/a", "--tree", "/t", "--module", "tun", "--module",
+                "veth",
+            ],
+            &["guest", "build", "--small", "--kernel", "/usr/src/linux", "--work", "/w", "--jobs", "3"],
+            &["guest", "verify", "/o"],
         ];
         for line in lines {
             assert!(Cli::try_parse_from(["bulkhead"].iter().chain(line)).is_ok(), "{line:?}");

@@ -27,7 +27,7 @@ pub enum BuildError {
     },
     /// No kernel was named, and none is there.
     #[error(
-        "{}: no kernel of Linux 6 or later with its modules: install one (apt install linux-image-cloud-amd64), or name one (--kernel, --root)",
+        "{}: no kernel of Linux 6 or later with its modules: install one (apt install linux-image-cloud-amd64), or name one (--kernel, --tree)",
         boot.display()
     )]
     NoKernel {
