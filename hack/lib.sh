@@ -30,7 +30,7 @@ need_rust() {
 # The agent that is process 1 in a microVM's guest: static, as a guest has no libraries. Made where `bulkhead guest build` looks for it, beside the binary.
 build_agent() {
     RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --quiet -p bulkhead-agent --target x86_64-unknown-linux-gnu
-    install -D "${CARGO_TARGET_DIR:-target}/x86_64-unknown-linux-gnu/release/bulkhead-agent" target/release/bulkhead-agent
+    install -D "${CARGO_TARGET_DIR:-target}/x86_64-unknown-linux-gnu/release/bulkhead-agent" "${CARGO_TARGET_DIR:-target}/release/bulkhead-agent"
 }
 
 # Debian's cloud kernel with its modules, unpacked below the directory that is given, not installed: this host's own boot files are none of our business.

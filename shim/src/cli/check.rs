@@ -164,7 +164,7 @@ fn microvm(settings: &Settings) -> Vec<Finding> {
         Finding::tried("guest image", image),
         Finding::tried("cgroups", cgroups()),
         Finding::tried("tap devices", network::tap()),
-        Finding::tried("packets between taps", network::redirect()),
+        Finding::tried("traffic control", network::redirect()),
         Finding::note("vhost-net", opens("/dev/vhost-net").unwrap_or_else(|error| error)),
         Finding::note("vhost-vsock", opens("/dev/vhost-vsock").unwrap_or_else(|error| error)),
     ]

@@ -9,9 +9,10 @@
 //! | [`stock`] | a distribution's, unpacked from its `vmlinuz` | the agent, and the modules a guest needs |
 //! | [`small`] | compiled from the distribution's source with `kernel.config` | the agent |
 //!
-//! **The initramfs is not compressed.** The agent and thirteen modules are some megabytes, which the guest's kernel copies in a few milliseconds;
-//! unpacking zstd would take it several times that, on every start, to save page cache that all pods share anyway. For the same reason the kernel is
-//! unpacked here, once, and not by its own decompressor in each guest ([`kernel`]).
+//! **The initramfs is not compressed.** The agent and fourteen modules are three to four megabytes. The guest's kernel copies them once either way, and gives the
+//! archive's own memory back when it has; compressed it would be a third of that, and be decompressed on every start, by the one processor that has come up, to save
+//! two megabytes of page cache that all pods of a host share. For the same reason the kernel is unpacked here, once, and not by its own decompressor in each
+//! guest ([`kernel`]).
 //!
 //! **Everything is reproducible:** the same kernel, agent and version of Bulkhead give the same bytes. No file here holds a date, a host name
 //! or an order that a directory happened to have.

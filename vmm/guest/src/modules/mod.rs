@@ -33,7 +33,7 @@ const fn useful(name: &'static str, why: &'static str) -> Wanted {
 }
 
 /// What every guest loads, in this order but for what each needs itself. In Debian's cloud kernel 6.12 four of them are built in, and the rest with what it
-/// needs are thirteen modules of 1.8 MB together.
+/// needs are fourteen modules of 1.8 MB together.
 ///
 /// Netfilter is not among them: nf_tables with what iptables needs is 33 modules and 2.4 MB more, which every pod would load for the few that have `CAP_NET_ADMIN`
 /// and use it (`--module nf_tables` and so on adds it).
