@@ -11,54 +11,15 @@
 //! of one argument in one row nor treat the other architectures apart. Calls without a condition cost the host nothing: since
 //! Linux 5.11 it remembers which numbers the program always allows.
 
+pub use bulkhead_protocol::seccomp::{ARCHITECTURE, Instruction, Program, X32};
+use bulkhead_protocol::seccomp::{give, jump, load, statement};
+
 use super::direct::{self, Condition};
-
-/// One instruction (`struct sock_filter`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(C)]
-pub struct Instruction {
-    /// Operation.
-    pub code: u16,
-    /// Instructions skipped where true.
-    pub if_true: u8,
-    /// Instructions skipped where false.
-    pub if_false: u8,
-    /// Operand.
-    pub operand: u32,
-}
-
-/// A program, as seccomp(2) takes it.
-pub type Program = Vec<Instruction>;
-
-/// `AUDIT_ARCH_X86_64` (linux/audit.h).
-pub const ARCHITECTURE: u32 = 0xc000_003e;
-/// `__X32_SYSCALL_BIT` (asm/unistd.h).
-pub const X32: u32 = 0x4000_0000;
 
 // Where things are in `struct seccomp_data`.
 const NUMBER_AT: u32 = 0;
 const ARCHITECTURE_AT: u32 = 4;
 const ARGUMENTS_AT: u32 = 16;
-
-/// One that does not jump.
-pub(super) fn statement(code: u32, operand: u32) -> Instruction {
-    Instruction { code: code as u16, if_true: 0, if_false: 0, operand }
-}
-
-/// A conditional jump over `if_true` or `if_false` instructions.
-pub(super) fn jump(test: u32, operand: u32, if_true: u8, if_false: u8) -> Instruction {
-    Instruction { code: (libc::BPF_JMP | test | libc::BPF_K) as u16, if_true, if_false, operand }
-}
-
-/// Loads a word of `struct seccomp_data`.
-pub(super) fn load(at: u32) -> Instruction {
-    statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at)
-}
-
-/// Ends the program.
-pub(super) fn give(action: u32) -> Instruction {
-    statement(libc::BPF_RET | libc::BPF_K, action)
-}
 
 const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 

@@ -20,7 +20,6 @@ mod io;
 mod io_priority;
 mod memory;
 mod message;
-pub mod names;
 mod open;
 mod pidfd;
 mod poll;
@@ -32,6 +31,7 @@ mod system;
 mod timer;
 mod trace;
 
+pub use bulkhead_protocol::system_calls as names;
 pub use call::Call;
 pub use open::LARGE_FILE;
 
@@ -169,6 +169,15 @@ mod tests {
         for entry in FAMILIES.iter().flat_map(|family| family.iter()) {
             assert!(seen.insert(entry.number), "{} ({}) stands in two tables", entry.name, entry.number);
             assert!((entry.number as usize) < NUMBERS);
+        }
+    }
+
+    #[test]
+    fn served_calls_have_their_names() {
+        for (number, name) in names::NAMES {
+            if let Some(entry) = lookup(*number) {
+                assert_eq!(entry.name, *name, "{number}");
+            }
         }
     }
 }

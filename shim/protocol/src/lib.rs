@@ -8,6 +8,7 @@
 //! - [`call`]: which methods there are (one table), requests decoded into one enum, responses and refusals encoded;
 //! - [`client`]: the calling side, synchronous, one call at a time;
 //! - [`guest`]: what a virtual machine's monitor and the agent in it say besides;
+//! - [`seccomp`]: the one compiler of seccomp profiles that both walls use, over the names in [`system_calls`];
 //! - [`streams`]: the second kind of connection on the same socket, which carries descriptors, not messages.
 //!
 //! The `ttrpc` crate is absent on purpose: its server owns threads, which a process confined by seccomp and sized in
@@ -17,7 +18,9 @@ pub mod call;
 pub mod client;
 pub mod frame;
 pub mod guest;
+pub mod seccomp;
 pub mod streams;
+pub mod system_calls;
 
 /// The generated messages.
 pub mod messages {

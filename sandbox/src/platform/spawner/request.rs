@@ -1,16 +1,9 @@
 //! What the kernel asks of the spawner, and how it travels between the two.
 
-use crate::errno::{Errno, Result};
-use crate::platform::filter::{Instruction, Program};
+use bulkhead_protocol::seccomp::Instruction;
+pub use bulkhead_protocol::seccomp::Profile;
 
-/// A seccomp program of the container's own (OCI's `linux.seccomp`), installed on top of ours.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Profile {
-    /// The program.
-    pub program: Program,
-    /// `SECCOMP_FILTER_FLAG_*` for seccomp(2). Never `NEW_LISTENER`.
-    pub flags: u32,
-}
+use crate::errno::{Errno, Result};
 
 /// A process to be made, up to its execve(2).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
