@@ -23,3 +23,4 @@ pub mod fs;
 pub mod random;
 pub mod mmio;
 pub mod serial;
+pub mod vsock;
