@@ -5,4 +5,6 @@
 #![warn(missing_docs, clippy::undocumented_unsafe_blocks)]
 
 pub mod devices;
+pub mod jail;
+pub mod monitor;
 pub mod vm;

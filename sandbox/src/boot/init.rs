@@ -1,15 +1,14 @@
 //! PID 1 of the pod's PID namespace: the kernel process itself, from its first instruction to serving.
 
-use std::io::Write;
-use std::os::unix::net::UnixStream;
+use bulkhead_launch::Words;
 
 use super::launch::Inherited;
 use super::{failed, tree};
 use crate::platform::{dispatch, spawner};
 use crate::{confine, control, kernel, log};
 
-/// Becomes a serving kernel. Returns only with an error.
-pub(super) fn run(inherited: Inherited, sync: &mut UnixStream) -> Result<(), String> {
+/// Becomes a serving kernel. Returns only with an error; `words` are gone where it has served.
+pub(super) fn run(inherited: Inherited, words: &mut Option<Words>) -> Result<(), String> {
     if let Some(log) = inherited.log {
         log::open(log, inherited.json);
         log::set_debug(inherited.debug);
@@ -24,7 +23,6 @@ pub(super) fn run(inherited: Inherited, sync: &mut UnixStream) -> Result<(), Str
     control::listen(inherited.control).map_err(failed("the control socket"))?;
     confine::install(inherited.debug).map_err(failed("confining"))?;
     dispatch::start(listener).map_err(failed("starting the dispatcher"))?;
-    sync.write_all(b"ready\n").map_err(failed("speaking to the parent"))?;
-    sync.shutdown(std::net::Shutdown::Both).map_err(failed("speaking to the parent"))?;
+    words.take().map_or(Ok(()), Words::ready).map_err(failed("speaking to the parent"))?;
     kernel.reactor.run().map_err(failed("the reactor"))
 }

@@ -1,0 +1,2 @@
+//! The monitor's process.
+pub mod relay;
