@@ -92,7 +92,8 @@ fn stdio(stdio: &Stdio, process: &Process, claim: Claim<'_>) -> Result<Vec<Strea
 /// Makes the terminal of a process: the client gets its master, the guest what goes over its slave.
 fn console(stdio: &Stdio, process: &Process, claim: Claim<'_>) -> Result<Stream, Refusal> {
     let socket = claim(stdio.console)?;
-    let failed = |error: std::io::Error| Refusal::new(Code::Internal, format!("making the console of container {}: {error}", process.container));
+    let failed =
+        |error: std::io::Error| Refusal::new(Code::Internal, format!("making the console of container {}: {error}", process.container));
     let (master, slave) = terminal::pair().map_err(failed)?;
     let asked = u16::try_from(stdio.rows).ok().zip(u16::try_from(stdio.columns).ok()).filter(|size| *size != (0, 0));
     if let Some(size) = asked {
@@ -107,7 +108,9 @@ fn preserved(identifiers: &[u32], process: &Process, claim: Claim<'_>, streams: 
     for (number, &identifier) in (3..).zip(identifiers) {
         let host = host(identifier, claim(identifier)?)?;
         if host.listens() {
-            let reason = format!("descriptor {number}: a listening socket can not be preserved: its connections do not reach into a virtual machine");
+            let reason = format!(
+                "descriptor {number}: a listening socket can not be preserved: its connections do not reach into a virtual machine"
+            );
             return Err(Refusal::new(Code::InvalidArgument, reason));
         }
         let ways = host.access().map_err(|error| unusable(identifier, &error))?;

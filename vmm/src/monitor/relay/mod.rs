@@ -27,12 +27,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bulkhead_launch::log;
 use bulkhead_protocol::call::{Code, Method, Refusal, decode_call, encode_request};
 use bulkhead_protocol::frame::Frame;
 use bulkhead_protocol::guest::{CONTROL_PORT, READY, STREAMS_PORT};
 use bulkhead_protocol::messages::ResizeTerminalRequest;
 use bulkhead_protocol::streams::{ACKNOWLEDGED, receive_frame};
-use bulkhead_launch::log;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
@@ -457,7 +457,11 @@ impl<'a> Relay<'a> {
             }
         }
         let attaching = Attaching { stream: frame.stream, frame: bytes, left, pending };
-        if left == 0 { forward(calls, attaching) } else { calls.attaching = Some(attaching) }
+        if left == 0 {
+            forward(calls, attaching)
+        } else {
+            calls.attaching = Some(attaching)
+        }
         Ok(())
     }
 

@@ -159,7 +159,11 @@ mod tests {
         outgoing.flush(&mut write).unwrap();
         assert_eq!(outgoing.len(), 1);
         outgoing.push(b"d");
-        outgoing.flush(|bytes| Ok(seen.extend_from_slice(bytes)).map(|()| bytes.len())).unwrap();
+        let write = |bytes: &[u8]| {
+            seen.extend_from_slice(bytes);
+            Ok(bytes.len())
+        };
+        outgoing.flush(write).unwrap();
         assert_eq!(seen, b"abcd");
         assert!(outgoing.is_empty());
     }
