@@ -18,6 +18,7 @@ pub mod relay;
 mod run;
 mod settings;
 mod tail;
+mod wiring;
 
 pub use bulkhead_launch::Process as Monitor;
 pub use settings::{HostVsock, Options};
@@ -77,9 +78,8 @@ impl Prepared {
     }
 }
 
-/// Becomes a monitor: the body of the re-executed binary. `wire` builds the machine and its devices. Never returns.
-#[allow(dead_code)]
-fn become_monitor(wire: run::Wire) -> ! {
+/// Becomes a monitor: the body of the re-executed binary. Never returns.
+pub fn main() -> ! {
     let count = std::env::args().nth(2).and_then(|count| count.parse().ok());
     let inherited = count.and_then(bulkhead_launch::inherited);
     let Some((given, words)) = inherited.and_then(|inherited| Some((settings::unpack(inherited.descriptors)?, inherited.words))) else {
@@ -87,7 +87,7 @@ fn become_monitor(wire: run::Wire) -> ! {
         std::process::exit(1);
     };
     let mut words = Some(words);
-    let status = match run::run(given, &mut words, wire) {
+    let status = match run::run(given, &mut words, wiring::wire) {
         Ok(()) => 0,
         Err(error) => {
             log::error(&error);

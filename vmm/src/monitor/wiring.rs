@@ -20,7 +20,7 @@ use kvm_ioctls::Kvm;
 
 use super::greeting::Door;
 use super::relay::Trees;
-use super::run::{Guest, Parts, Wire, Wired, confine_control, failed};
+use super::run::{Guest, Parts, Wired, confine_control, failed};
 use crate::devices::balloon::Balloon;
 use crate::devices::console::Console;
 use crate::devices::device::Device;
@@ -52,15 +52,13 @@ const COMMAND_LINE: [&str; 6] = [
 const LEVELS: (&str, &str) = ("quiet loglevel=4", "loglevel=7");
 
 /// Builds and starts a machine.
-pub(super) const WIRE: Wire = wire;
-
-fn wire(parts: Parts) -> Result<Wired, String> {
+pub(super) fn wire(parts: Parts) -> Result<Wired, String> {
     let Parts { given, tail } = parts;
     let debug = given.settings.debug;
     let devices = start("devices", Thread::Devices, debug)?;
     let files = start("files", Thread::Files, debug)?;
 
-    let (vsock, ports) = Vsock::new(GUEST_CID.into(), devices.clone()).map_err(failed("the vsock device"))?;
+    let (vsock, ports) = Vsock::new(GUEST_CID, devices.clone()).map_err(failed("the vsock device"))?;
     let (shared, trees) = FileSystem::new(SHARED_TAG, files).map_err(failed("the file-system device"))?;
     let (balloon, _) = Balloon::new(devices.clone());
     let mut all: Vec<Box<dyn Device>> = vec![
@@ -80,7 +78,7 @@ fn wire(parts: Parts) -> Result<Wired, String> {
     ports.listen(BOOT_PORT, Box::new(move |call| knocker.knock(call)));
     if let Some(vsock) = given.vsock {
         ports.serve(vsock.listener).map_err(failed("the vsock socket"))?;
-        ports.forward(vsock.directory, vsock.name);
+        ports.forward(vsock.directory, vsock.name).map_err(failed("the vsock socket"))?;
     }
 
     let configuration = Configuration {

@@ -322,7 +322,7 @@ impl Connection {
         if self.guest_shut == SHUT_BOTH {
             return 0;
         }
-        u32::from(self.ended) * SHUT_SEND | u32::from(self.deaf) * SHUT_RECEIVE
+        (u32::from(self.ended) * SHUT_SEND) | (u32::from(self.deaf) * SHUT_RECEIVE)
     }
 
     /// Whether there may be something to say.

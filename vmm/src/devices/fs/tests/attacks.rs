@@ -161,7 +161,7 @@ fn lengths_that_lie_are_refused() {
     // A list that claims to be long.
     let mut request = header(Opcode::BatchForget as u32, 0, (0, 0), 8).as_slice().to_vec();
     request.extend_from_slice(BatchForgetIn { count: u32::MAX, dummy: 0 }.as_slice());
-    assert_eq!(guest.raw(0, &request, 0), []);
+    assert_eq!(guest.raw(0, &request, 0), [0_u8; 0]);
     // Headers: longer than the chain, shorter than themselves, beyond every bound, cut off.
     let mut lie = |length: u32, cut: usize| {
         let mut request = header(Opcode::Lookup as u32, t, (0, 0), 4).as_slice().to_vec();
@@ -173,12 +173,12 @@ fn lengths_that_lie_are_refused() {
     assert_eq!(error(lie(1000, 44)), Errno::EINVAL);
     assert_eq!(error(lie(10, 44)), Errno::EINVAL);
     assert_eq!(error(lie(u32::MAX, 44)), Errno::E2BIG);
-    assert_eq!(lie(44, 39), []);
+    assert_eq!(lie(44, 39), [0_u8; 0]);
     assert_eq!(error(lie(44, 43)), Errno::EINVAL);
     // No room even for a header.
     let request = header(Opcode::Statfs as u32, t, (0, 0), 0);
-    assert_eq!(guest.raw(1, request.as_slice(), 15), []);
-    assert_eq!(guest.raw(1, request.as_slice(), 0), []);
+    assert_eq!(guest.raw(1, request.as_slice(), 15), [0_u8; 0]);
+    assert_eq!(guest.raw(1, request.as_slice(), 0), [0_u8; 0]);
     assert!(!guest.is_broken());
     for opcode in [0, 7, 19, 31, 34, 39, 40, 47, 48, 49, 50, 51, 52, 4096, u32::MAX] {
         let answer = guest.raw(1, header(opcode, t, (0, 0), 0).as_slice(), 200);

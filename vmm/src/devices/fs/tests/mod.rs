@@ -203,7 +203,7 @@ impl Guest {
 
     fn forget(&mut self, node: u64, count: u64) {
         let request = [header(Opcode::Forget as u32, node, self.who, 8).as_slice(), &count.to_le_bytes()].concat();
-        assert_eq!(self.raw(0, &request, 0), []);
+        assert_eq!(self.raw(0, &request, 0), [0_u8; 0]);
     }
 
     /// Names in a directory, with the node of each where `plus`.

@@ -146,7 +146,7 @@ impl Guest {
     fn offer_buffer(&mut self, index: u16) {
         let address = BUFFERS + u64::from(index) * RECEIVE_BUFFER;
         // Every other one in two pieces.
-        if index % 2 == 0 {
+        if index.is_multiple_of(2) {
             self.receive.describe(index, address, RECEIVE_BUFFER as u32, WRITE, 0);
         } else {
             self.receive.describe(index, address, 30, WRITE | NEXT, index + 128);
