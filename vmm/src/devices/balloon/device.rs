@@ -97,8 +97,9 @@ impl Device for Balloon {
 
     fn write_configuration(&mut self, offset: u64, data: &[u8]) {
         let mut state = lock(&self.state);
-        for (position, byte) in (offset..).zip(data) {
-            if let Some(to) = usize::try_from(position).ok().filter(|position| *position >= ACTUAL).and_then(|at| state.space.get_mut(at)) {
+        for (index, byte) in data.iter().enumerate() {
+            let position = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(index)).filter(|position| *position >= ACTUAL);
+            if let Some(to) = position.and_then(|position| state.space.get_mut(position)) {
                 *to = *byte;
             }
         }

@@ -95,7 +95,7 @@ fn the_target_is_read_and_the_actual_size_written() {
     assert_eq!(machine.handle.actual(), 32 << 20);
     // Neither the target nor what is behind the end.
     machine.balloon.write_configuration(0, &[9; 16]);
-    machine.balloon.write_configuration(u64::MAX, &[9]);
+    machine.balloon.write_configuration(u64::MAX, &[9, 9]);
     machine.balloon.read_configuration(0, &mut space);
     assert_eq!(space, [0, 0x40, 0, 0, 9, 9, 9, 9]);
     machine.handle.set_target(u64::MAX);

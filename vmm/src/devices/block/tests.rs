@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::process::Command;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -335,6 +336,68 @@ fn a_broken_ring_needs_a_reset_and_gets_one() {
     machine.driver.reset();
     machine.block.activate(machine.driver.activation(machine.block.features())).unwrap();
     assert_eq!(machine.request(IN, 0, &[Piece::device_writes(DATA, 512)]).0, 0);
+}
+
+/// A loop device over a file of the test's, with blocks of 4096 bytes. Nothing where the tests may not make one.
+struct Loop(String);
+
+impl Loop {
+    fn new(path: &std::path::Path) -> Option<Self> {
+        let output = Command::new("losetup").args(["--find", "--show", "--sector-size", "4096"]).arg(path).output().ok()?;
+        let name = String::from_utf8(output.stdout).ok()?.trim().to_string();
+        output.status.success().then_some(Self(name))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+#[test]
+fn a_block_device_is_a_disk_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk");
+    std::fs::write(&path, pattern(1 << 20)).unwrap();
+    let Some(device) = Loop::new(&path) else {
+        eprintln!("no loop device here: needs root and losetup(8)");
+        return;
+    };
+    for flags in [0, libc::O_DIRECT] {
+        let mut options = OpenOptions::new();
+        let disk = options.read(true).write(true).custom_flags(flags).open(&device.0).unwrap();
+        let mut machine = Machine::with(&disk, false);
+        assert_eq!(machine.capacity(), 2048);
+        let mut block_size = [0; 4];
+        machine.block.read_configuration(20, &mut block_size);
+        assert_eq!(u32::from_le_bytes(block_size), 4096);
+        // Whole blocks, and less than one.
+        for (sector, length) in [(16, 8192), (33, 512)] {
+            machine.driver.memory.write_slice(&vec![5; length as usize], GuestAddress(DATA)).unwrap();
+            assert_eq!(machine.request(OUT, sector, &[Piece::device_reads(DATA, length)]).0, 0);
+            assert_eq!(machine.request(IN, sector, &[Piece::device_writes(DATA + 0x10000, length)]).0, 0);
+            let mut read = vec![0; length as usize];
+            machine.driver.memory.read_slice(&mut read, GuestAddress(DATA + 0x10000)).unwrap();
+            assert_eq!(read, vec![5; length as usize]);
+        }
+        // Zeroes of whole blocks and of part of one; a discard of a block and a half.
+        for unmap in [0, 1] {
+            assert_eq!(machine.ranges(ZEROES, &[(16, 8, unmap), (33, 1, unmap)]), 0);
+        }
+        assert_eq!(machine.ranges(DISCARD_COMMAND, &[(804, 12, 0)]), 0);
+        assert_eq!(machine.ranges(DISCARD_COMMAND, &[(801, 6, 0)]), 0, "no whole block: nothing to do");
+        assert_eq!(machine.request(FLUSH_COMMAND, 0, &[]).0, 0);
+        let content = std::fs::read(&path).unwrap();
+        let sectors = |range: std::ops::Range<usize>| range.start * 512..range.end * 512;
+        assert_eq!(content[sectors(16..24)], [0; 4096]);
+        assert_eq!(content[sectors(24..32)], [5; 4096]);
+        assert_eq!(content[sectors(33..34)], [0; 512]);
+        let untouched = pattern(1 << 20);
+        for range in [0..16, 32..33, 34..808, 816..2048] {
+            assert!(content[sectors(range.clone())] == untouched[sectors(range)]);
+        }
+    }
 }
 
 proptest! {

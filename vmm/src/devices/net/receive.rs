@@ -189,7 +189,7 @@ impl Receiver {
             let Some(chain) = queue.iter(memory)?.next() else { break };
             let head = chain.head_index();
             match Chain::read(memory, chain, queue.size()) {
-                // Room for the header is the least (5.1.6.3.1), and the header is in one buffer so.
+                // Room for the header and some of the frame is the least (5.1.6.3.1).
                 Ok(chain) if chain.readable.length() == 0 && chain.writable.length() > LENGTH => {
                     taken.chains.push((head, chain.writable.length()));
                     taken.buffers.append(chain.writable);
