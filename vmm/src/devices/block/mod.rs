@@ -11,7 +11,7 @@
 //! the new capacity. Block size and features stay what they were when the driver started; a new disk with a coarser alignment is served with copies.
 //!
 //! Rooms: [`device`] the front, [`worker`] the loop's half, [`request`] what a chain says, [`disk`] what becomes of it, [`configuration`] the constants,
-//! [`host`] kernel calls without a safe wrapper.
+//! `host` kernel calls without a safe wrapper.
 //!
 //! Lock order: `backend`, then `configuration`. A processor that reads configuration space takes the second alone, and so never waits for the disk.
 pub mod bounce;
