@@ -45,10 +45,10 @@ impl Server {
             drop_privileges(&file)?;
         }
         // What the guest has cached is good if nothing has changed since it last opened the file.
-        let version = Some(Attributes::of(&file)?.version());
+        let attributes = Attributes::of(&file)?;
         let known = self.nodes.get_mut(node)?;
-        let cache = if known.version == version { OpenOptions::KEEP_CACHE } else { OpenOptions::empty() };
-        known.version = version;
+        let cache = if known.version == Some(attributes.version()) { OpenOptions::KEEP_CACHE } else { OpenOptions::empty() };
+        known.version = attributes.is_settled().then(|| attributes.version());
         let fh = self.handles.insert(node, Open::File { file, flags, tree });
         Ok(OpenOut { fh, open_flags: cache.bits(), passthrough: 0 })
     }

@@ -4,10 +4,14 @@
 use std::ffi::CStr;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuse_backend_rs::abi::fuse_abi::Attr;
 use nix::errno::Errno;
 use nix::unistd::{Gid, Uid, getegid, geteuid, setfsgid, setfsuid};
+
+/// How long after its last change a file is settled: many ticks of any kernel's timer.
+const SETTLED: Duration = Duration::from_millis(100);
 
 /// What statx(2) says of a file.
 #[derive(Clone, Copy)]
@@ -51,6 +55,14 @@ impl Attributes {
     pub(super) fn version(&self) -> (u64, i64, u32, i64, u32) {
         let (mtime, ctime) = (self.0.stx_mtime, self.0.stx_ctime);
         (self.0.stx_size, mtime.tv_sec, mtime.tv_nsec, ctime.tv_sec, ctime.tv_nsec)
+    }
+
+    /// Whether a later change of the file is certain to give it another [`Attributes::version`]. The host's kernel counts these times in
+    /// its timer's ticks, of up to 10 ms: a second change within one of them does not show.
+    pub(super) fn is_settled(&self) -> bool {
+        let changed = Duration::new(self.0.stx_ctime.tv_sec.try_into().unwrap_or(0), self.0.stx_ctime.tv_nsec);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        now.checked_sub(changed).is_some_and(|age| age > SETTLED)
     }
 
     /// For the guest, with the inode number that it is to see.
