@@ -269,8 +269,6 @@ fn address() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-
     /// Whatever the guest asks, the device answers, and nothing outside of the tree changes.
     #[test]
     fn any_requests_are_answered(requests in prop::collection::vec((request(), 0usize..400), 1..100)) {
