@@ -76,7 +76,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_neighbour_or_none(mut payload in proptest::collection::vec(any::<u8>(), 0..80), family in prop_oneof![Just(2u8), Just(10u8)]) {
+        fn any_bytes_are_a_neighbour_or_none(
+            mut payload in proptest::collection::vec(any::<u8>(), 0..80),
+            family in prop_oneof![Just(2u8), Just(10u8)],
+        ) {
             if let Some(first) = payload.first_mut() {
                 *first = family;
             }

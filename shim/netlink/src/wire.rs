@@ -199,7 +199,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(values in proptest::collection::vec((0u16..0x3fff, proptest::collection::vec(any::<u8>(), 0..20)), 0..8), sequence: u32) {
+        fn what_is_written_is_read(
+            values in proptest::collection::vec((0u16..0x3fff, proptest::collection::vec(any::<u8>(), 0..20)), 0..8),
+            sequence: u32,
+        ) {
             let mut request = Request::new(16, libc::NLM_F_CREATE, &[&[1, 2, 3], &[4, 5]]);
             for (kind, value) in &values {
                 request.attributes.put(*kind, value);

@@ -20,12 +20,16 @@
 //! end of a monitor and `unplumb`, frames for the pod are dropped: a redirect without a target lets nothing pass (`tcf_mirred_act()`).
 //! If somebody else's discipline is on the interface already, the classifier joins it, last, and it alone is removed.
 //!
-//! What is carried: interfaces that are up, their MAC addresses and MTUs, `disable_ipv6` and `accept_ra`; addresses, but those that the guest's
-//! kernel makes or learns itself; the main table's routes; permanent neighbours; sysctls of config.json below `net.`. What is not: policy
-//! rules and other routing tables, lifetimes and labels of addresses, additional addresses of the loopback interface, the namespace's netfilter
-//! rules (frames pass them by). The multicast groups that the guest joins are its own affair, so the interface hears all (a macvlan or physical one
-//! would otherwise let in those alone that the host's side has joined). Names are resolved in a container as its `/etc/resolv.conf` says, which comes with its mounts or root file
-//! system as everywhere; there is nothing to tell the guest.
+//! What is carried: interfaces that are up, their MAC addresses and MTUs, `disable_ipv6` and `accept_ra`; addresses, but those that
+//! the guest's kernel makes or learns itself; the main table's routes; permanent neighbours; sysctls of config.json below `net.`.
+//! What is not: policy rules and other routing tables, lifetimes and labels of addresses, additional addresses of the loopback
+//! interface, the namespace's netfilter rules (frames pass them by).
+//!
+//! The multicast groups that the guest joins are its own affair, so the interface hears all (a macvlan or physical one would
+//! otherwise let in those alone that the host's side has joined).
+//!
+//! Names are resolved in a container as its `/etc/resolv.conf` says, which comes with its mounts or root file system as everywhere;
+//! there is nothing to tell the guest.
 
 use std::fs::{self, File};
 use std::io;
@@ -42,8 +46,8 @@ use super::{NetworkError, tap, within_thread};
 
 /// How the note on each of our tap devices begins; the name of its interface follows.
 const ALIAS: &str = "bulkhead: the guest's ";
-/// The preference of our classifier: behind other people's, which are given lower numbers (tc(8)). Its last bits say what else there is to take back
-/// from the interface, so that a process that knows nothing of the one that plumbed can do it.
+/// The preference of our classifier: behind other people's, which are given lower numbers (tc(8)). Its last bits say what else there
+/// is to take back from the interface, so that a process that knows nothing of the one that plumbed can do it.
 const PREFERENCE: u16 = 0xb000;
 /// The hooks are ours.
 const HOOKS: u16 = 1;
