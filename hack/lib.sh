@@ -27,9 +27,9 @@ need_rust() {
     exit 1
 }
 
-# The agent that is process 1 in a microVM's guest: static, as a guest has no libraries. Made where `bulkhead guest build` looks for it, beside the binary.
+# The agent that is process 1 in a microVM's guest: static, as a guest has no libraries, and without symbols, which would be in every guest's memory. Made where `bulkhead guest build` looks for it, beside the binary.
 build_agent() {
-    RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --quiet -p bulkhead-agent --target x86_64-unknown-linux-gnu
+    RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --release --quiet -p bulkhead-agent --target x86_64-unknown-linux-gnu
     install -D "${CARGO_TARGET_DIR:-target}/x86_64-unknown-linux-gnu/release/bulkhead-agent" "${CARGO_TARGET_DIR:-target}/release/bulkhead-agent"
 }
 

@@ -126,7 +126,7 @@ fn an_image_is_built_the_same_every_time_and_verified() {
     let Some(place) = Place::open(&[]) else { return };
     let image = place.image();
     let said = place.build(&image, &[]);
-    assert!(said.contains("virtio_mmio.ko") && said.contains(&format!("image      {}", image.display())), "{said}");
+    assert!(said.contains("virtio_mmio.ko") && said.contains(&format!("image      {}: Linux 6", image.display())), "{said}");
     let first = fs::read(image.join("manifest.json")).unwrap();
     place.build(&place.directory.path().join("again"), &[]);
     assert_eq!(fs::read(place.directory.path().join("again/manifest.json")).unwrap(), first);
@@ -136,7 +136,9 @@ fn an_image_is_built_the_same_every_time_and_verified() {
     let order: Vec<&str> = said.lines().find(|line| line.starts_with("modules")).unwrap().split_whitespace().skip(1).collect();
     let at = |module: &str| order.iter().position(|name| *name == module).unwrap_or_else(|| panic!("{module} in {order:?}"));
     assert!(at("vsock.ko") < at("vmw_vsock_virtio_transport_common.ko") && at("libcrc32c.ko") < at("nf_tables.ko"));
-    assert_eq!(fs::read_dir(&image).unwrap().count(), 3, "the old initramfs is gone");
+    assert_eq!(fs::read_dir(&image).unwrap().count(), 4, "the old initramfs stays for who has just found it");
+    place.build(&image, &["--module", "veth"]);
+    assert_eq!(fs::read_dir(&image).unwrap().count(), 4, "and is gone with the next build");
 
     let verified = place.bulkhead(&["guest", "verify", image.to_str().unwrap()]);
     let text = String::from_utf8_lossy(&verified.stdout).into_owned();
@@ -194,6 +196,10 @@ fn what_can_not_be_built_is_refused_by_name() {
     assert!(refused(&["--tree", tree, "--agent", "/bin/true"]).contains("/bin/true: linked dynamically (/lib64/ld-linux"));
     assert!(refused(&["--tree", tree, "--agent", "/nowhere"]).contains("/nowhere: No such file"));
     assert!(!image.exists(), "nothing is written before everything is there");
+    // What others may write to is no place for an image, and that is said now, not at a pod's start.
+    fs::set_permissions(&empty, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let exposed = place.refused(&["guest", "build", "--output", empty.to_str().unwrap(), "--agent", agent, "--tree", tree]);
+    assert!(exposed.contains("mode 0777: others than root could change what every guest runs"), "{exposed}");
     // Compiling: the source is looked for when what compiles it is there.
     let small = with_agent(&["--small", "--kernel", "/nowhere.tar.xz", "--work", empty.to_str().unwrap()]);
     assert!(small.contains("/nowhere.tar.xz: no such kernel source") || small.contains("compiling a kernel needs"), "{small}");

@@ -73,7 +73,8 @@ impl Build {
         let agent = find_agent(self.agent.as_deref()).context("guest build failed")?;
         let (built, mut text) = if self.small { self.small(agent) } else { self.stock(agent) }.context("guest build failed")?;
         built.install(&output).context("guest build failed")?;
-        text += &format!("image      {}: {}\n", output.display(), described(built.manifest()));
+        // As a pod's start will find it: a directory that others may write to is better refused now.
+        text += &format!("image      {}\n", verify(&output).context("guest build: the image is there, and can not be used")?);
         say(&text)?;
         Ok(0)
     }

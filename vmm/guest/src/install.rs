@@ -1,7 +1,8 @@
 //! Putting an image in its place.
 //!
 //! New files are written under temporary names, made durable, and renamed; the manifest comes last. A crash at any moment leaves the old image or the new one.
-//! What the new manifest does not name is removed at the end, if its name is one that this module gives.
+//! At the end what neither the new manifest names nor the one before it is removed, if its name is one that this module gives: a pod
+//! that found the image a moment ago can still open it.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::Write;
@@ -10,8 +11,8 @@ use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::BuildError;
 use crate::manifest::{self, Format, Manifest, ManifestError};
+use crate::{BuildError, Image};
 
 /// An image that has been built, in memory.
 #[derive(Debug)]
@@ -51,6 +52,8 @@ impl Built {
             nix::Error::EWOULDBLOCK => BuildError::Busy(directory.to_owned()),
             error => BuildError::File { path: directory.to_owned(), source: error.into() },
         })?;
+        let old = Image::find(directory).map(|image| image.manifest().clone());
+        let kept = old.map(|old| [old.kernel_name(), old.initramfs_name()]).unwrap_or_default();
         let text = self.manifest.text();
         let files = [
             (self.manifest.kernel_name(), &self.kernel[..]),
@@ -66,7 +69,7 @@ impl Built {
         }
         for entry in fs::read_dir(directory).map_err(BuildError::file(directory))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if is_ours(&name) && !files.iter().any(|(kept, _)| *kept == name) {
+            if is_ours(&name) && !kept.contains(&name) && !files.iter().any(|(new, _)| *new == name) {
                 fs::remove_file(entry.path()).map_err(BuildError::file(entry.path()))?;
             }
         }
@@ -100,7 +103,6 @@ fn is_ours(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Image;
 
     fn built(kernel: &[u8]) -> Built {
         Built::new("6.12.0", Format::BzImage, kernel.to_vec(), b"initramfs".to_vec(), b"agent").unwrap()
@@ -118,29 +120,32 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let directory = place.path().join("a/b");
         built(b"one").install(&directory).unwrap();
-        let old = Image::find(&directory).unwrap();
-        let (kernel, _) = old.open().unwrap();
+        let first = Image::find(&directory).unwrap();
+        let (kernel, _) = first.open().unwrap();
         for name in ["kernel-mine", "README", "initramfs-0123456789abcdef.new"] {
             fs::write(directory.join(name), "x").unwrap();
         }
         built(b"two").install(&directory).unwrap();
-        let image = Image::find(&directory).unwrap();
-        let mut kept = vec![
-            "README".to_owned(),
-            image.manifest().initramfs_name(),
-            image.manifest().kernel_name(),
-            "kernel-mine".into(),
-            "manifest.json".into(),
-        ];
-        kept.sort();
-        assert_eq!(names(&directory), kept);
-        assert!(image.open().is_ok());
-        // Who has the old one open keeps it; who only knows its name is told that it is gone.
-        assert_eq!(std::io::read_to_string(kernel).unwrap(), "one");
-        assert!(old.open().unwrap_err().to_string().contains("missing, though manifest.json names it"));
-        // The same again changes nothing.
-        built(b"two").install(&directory).unwrap();
-        assert_eq!(names(&directory), kept);
+        let second = Image::find(&directory).unwrap();
+        let expected = |kernels: &[&Image]| {
+            let manifest = second.manifest();
+            let mut names = vec!["README".to_owned(), "kernel-mine".into(), "manifest.json".into(), manifest.initramfs_name()];
+            names.extend(kernels.iter().map(|image| image.manifest().kernel_name()));
+            names.sort();
+            names
+        };
+        assert_eq!(names(&directory), expected(&[&first, &second]));
+        // Who found the first one before it was replaced can still open it, once.
+        assert_eq!(std::io::read_to_string(first.open().unwrap().0).unwrap(), "one");
+        assert_eq!(std::io::read_to_string(second.open().unwrap().0).unwrap(), "two");
+        built(b"three").install(&directory).unwrap();
+        let third = Image::find(&directory).unwrap();
+        assert_eq!(names(&directory), expected(&[&second, &third]));
+        assert!(first.open().unwrap_err().to_string().contains("missing, though manifest.json names it"));
+        assert_eq!(std::io::read_to_string(kernel).unwrap(), "one", "and who has it open keeps it");
+        // The same again leaves nothing of what was before.
+        built(b"three").install(&directory).unwrap();
+        assert_eq!(names(&directory), expected(&[&third]));
     }
 
     #[test]
