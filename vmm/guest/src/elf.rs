@@ -335,6 +335,28 @@ pub(crate) mod tests {
         assert_eq!(Elf::parse(&packed).unwrap().loaded_alone(), packed, "there is nothing more to leave out");
     }
 
+    /// The monitor's loader finds the entry in either file, and leaves the same memory behind.
+    #[test]
+    fn a_machine_cannot_tell_the_difference() {
+        use linux_loader::loader::elf::PvhBootCapability;
+        use linux_loader::loader::{Elf as Loader, KernelLoader};
+        use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+        let note = pvh_note();
+        let data = [&[1, 2, 3][..], &[0; 9000]].concat();
+        let whole =
+            file(ET_EXEC, &[(PT_LOAD, 0x10_0000, &[7; 5000], 5000), (PT_LOAD, 0x10_4100, &data, 12000), (PT_NOTE, 0, &note, 0)], b"");
+        let packed = Elf::parse(&whole).unwrap().loaded_alone();
+        let loaded = |file: &[u8]| {
+            let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x20_0000)]).unwrap();
+            let kernel = Loader::load(&memory, None, &mut std::io::Cursor::new(file), None).unwrap();
+            assert_eq!(kernel.pvh_boot_cap, PvhBootCapability::PvhEntryPresent(GuestAddress(0x100_0000)));
+            let mut bytes = vec![0; 0x20_0000];
+            memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+            bytes
+        };
+        assert!(loaded(&whole) == loaded(&packed));
+    }
+
     #[test]
     fn a_note_inside_a_loaded_segment_moves_with_it() {
         let note = pvh_note();
