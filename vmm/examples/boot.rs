@@ -19,7 +19,7 @@ use bulkhead_vmm::vm::{self, Configuration, End, Machine};
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use virtio_queue::QueueT;
-use vm_memory::{Address, Bytes, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestMemoryMmap};
 
 fn main() -> ExitCode {
     match run() {
@@ -129,7 +129,6 @@ impl MutEventSubscriber for Worker {
                     return self.interrupt.needs_reset();
                 }
                 written += bytes.len() as u32;
-                eprintln!("boot: {} random bytes for {:#x}", bytes.len(), descriptor.addr().raw_value());
             }
             if self.queue.queue.add_used(&self.memory, head, written).is_err() {
                 return self.interrupt.needs_reset();

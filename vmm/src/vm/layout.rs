@@ -33,6 +33,8 @@ pub const ACPI: GuestAddress = GuestAddress(0xe_0000);
 pub const ACPI_END: GuestAddress = GuestAddress(0xf_0000);
 /// The page of the machine's generation identifier (VMGENID): reserved memory, which the guest maps but never allocates.
 pub const GENERATION: GuestAddress = GuestAddress(0xf_0000);
+/// Where a PC's BIOS begins, seen from real mode (`ffff:0000`): [`super::firmware`].
+pub const RESET_VECTOR: GuestAddress = GuestAddress(0xf_fff0);
 /// Where kernels are loaded from: 1 MiB.
 pub const HIGH: GuestAddress = GuestAddress(0x10_0000);
 
@@ -135,6 +137,7 @@ mod tests {
             (COMMAND_LINE, 0x1_0000),
             (ACPI, ACPI_END.unchecked_offset_from(ACPI)),
             (GENERATION, PAGE),
+            (RESET_VECTOR, 16),
             (HIGH, 1),
             (HOLE, 0),
             (DEVICES, MOST_DEVICES as u64 * PAGE),

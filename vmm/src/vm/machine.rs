@@ -11,6 +11,7 @@ use super::bare::Bare;
 use super::boot::{self, Payload, Start};
 use super::cpuid::Features;
 use super::error::MachineError;
+use super::firmware;
 use super::layout;
 use super::running::{Confine, Running};
 use super::vcpu::Vcpu;
@@ -60,6 +61,7 @@ impl Machine {
         let bare = Bare::new(&kvm, size)?;
         let count = devices.len();
         let root = acpi::write(bare.memory(), vcpus, count)?;
+        firmware::write(bare.memory())?;
         write_generation(bare.memory())?;
         let start = boot::load(bare.memory(), size, Payload { kernel, initramfs, command_line: &command_line }, root)?;
 

@@ -1,7 +1,7 @@
 //! The machine: KVM, guest memory, virtual processors (Documentation/virt/kvm/api.rst).
 //!
 //! A machine is what a current Linux kernel needs and nothing that only an old one would miss: memory, processors with their local APICs, one I/O APIC, one
-//! serial port, and virtio devices on virtio-mmio. There is no firmware, no PCI bus, no 8259, no 8254, no real-time clock; ACPI (hardware-reduced) says so,
+//! serial port, and virtio devices on virtio-mmio. There is no firmware worth the name ([`firmware`]), no PCI bus, no 8259, no 8254, no real-time clock; ACPI (hardware-reduced) says so,
 //! and describes what there is. What the guest can reach of this process is hence short enough to be listed: [`crate::devices::bus`].
 //!
 //! From a configuration to a running guest:
@@ -20,6 +20,7 @@ pub mod bare;
 pub mod boot;
 pub mod cpuid;
 pub mod error;
+pub mod firmware;
 pub mod layout;
 pub mod machine;
 pub mod probe;
