@@ -357,7 +357,9 @@ pub fn power_off() {
     unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_POWER_OFF) };
 }
 
-/// An errno as people read it.
+/// An errno as people read it, in the middle of a sentence.
 pub fn text(error: Errno) -> String {
-    io::Error::from(error).to_string()
+    let text = error.desc();
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }

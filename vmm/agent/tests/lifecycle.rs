@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use bulkhead_protocol::call::{Code, Method};
 use bulkhead_protocol::messages::state_response::Status;
 use bulkhead_protocol::messages::*;
-use guest::{Guest, eventually, exec, named, process, refusal, rootfs, signal, start, state, wait};
+use guest::{Guest, eventually, exec, named, process, refusal, signal, start, state, wait};
 use serde_json::json;
 
 #[test]
@@ -61,7 +61,7 @@ fn programs_that_can_not_be_executed_are_refused_in_runcs_words() {
     assert_eq!(message(&["/etc/passwd"], same), expected(Code::PermissionDenied, r#"exec: "/etc/passwd": permission denied"#));
     let (code, text) = message(&["true"], &|config| config["process"]["cwd"] = json!("/etc/passwd"));
     assert_eq!(code, Code::InvalidArgument);
-    assert_eq!(text, "chdir to cwd (\"/etc/passwd\") set in config.json failed: Not a directory (os error 20) (process.cwd)");
+    assert_eq!(text, "chdir to cwd (\"/etc/passwd\") set in config.json failed: not a directory (process.cwd)");
     let (_, text) = message(&["true"], &|config| config["linux"]["namespaces"][0]["type"] = json!("user"));
     assert!(text.contains("user"), "{text}");
     let (_, text) = message(&["true"], &|config| config["mounts"][0]["options"] = json!(["nonsense"]));
@@ -194,7 +194,7 @@ fn a_pods_containers_share_what_they_ask_for() {
     };
     let mut request = guest.request(
         "app",
-        &["sh", "-c", "hostname; cat /proc/1/cmdline | tr '\\0' ' '; test $$ = 1 || echo; cat /proc/self/cgroup"],
+        &["sh", "-c", "hostname; cat /proc/1/cmdline | tr '\\0' ' '; test $$ = 1 || echo; grep ^0 /proc/self/cgroup"],
         shared,
     );
     request.pid_namespace_of = "pause".into();
@@ -205,7 +205,6 @@ fn a_pods_containers_share_what_they_ask_for() {
     assert_eq!(state(&mut client, "pause"), Status::RUNNING);
     // Deleting kills.
     client.delete(&named("pause")).unwrap();
-    assert!(rootfs().join("etc/hostname").exists() || !rootfs().join("home/made").exists());
 }
 
 #[test]

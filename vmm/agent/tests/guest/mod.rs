@@ -2,6 +2,8 @@
 //!
 //! The root file system is `target/rootfs` (`hack/rootfs`), or what `BULKHEAD_ROOTFS` names; containers write to memory. `BULKHEAD_AGENT` names
 //! another program than the one that was built with the tests.
+// Each file of tests uses a part of it.
+#![allow(dead_code)]
 
 use std::cell::Cell;
 use std::io::{Read, Write};
