@@ -71,9 +71,7 @@ const VIOLATIONS: [(&str, fn()); 4] = [
     ("vcpu", || drop(fs::File::open("/proc/self/status"))),
     ("devices", || drop(fs::File::open("/proc/self/status"))),
     ("files", || drop(std::net::TcpListener::bind("127.0.0.1:0"))),
-    ("main", || {
-        let _ = nix::unistd::setuid(1.into());
-    }),
+    ("main", || nix::unistd::setuid(1.into()).unwrap_or_default()),
 ];
 
 fn violate(thread: &str) {
@@ -203,7 +201,10 @@ fn unchangeable_tree(process: &Process) {
 fn own_descriptors(process: &Process) {
     let entries = fs::read_dir(place(process, "fd")).expect("its descriptors").flatten();
     let open: Vec<String> = entries.filter_map(|entry| Some(fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned())).collect();
+    // The socket of its word may not be closed yet.
+    let (words, open): (Vec<String>, Vec<String>) = open.into_iter().partition(|name| name.starts_with("socket:"));
     assert_eq!(open, ["/dev/null", "/dev/null", "/dev/null"]);
+    assert!(words.len() <= 1, "{words:?}");
 }
 
 fn ends_with_its_thread(thread: &str) {

@@ -12,7 +12,7 @@ use super::greeting::Door;
 use super::relay::{Connector, Outcome, Relay, Sides, Trees};
 use super::settings::{self, Given};
 use super::tail::Tail;
-use crate::jail::{self, Thread};
+use crate::jail;
 
 /// A guest that runs.
 pub(super) trait Guest {
@@ -94,11 +94,6 @@ pub(super) fn run(given: Given, words: &mut Option<Words>, wire: Wire) -> Result
 
 fn last_words(guest: &dyn Guest) -> String {
     guest.end().map_or_else(|| String::from("the guest has not ended"), |end| format!("the guest has ended: {end}"))
-}
-
-/// Confines the thread that has started the machine: what is left for it is to serve clients.
-pub(super) fn confine_control(debug: bool) -> Result<(), String> {
-    jail::confine(Thread::Control, debug).map_err(failed("confining the control thread"))
 }
 
 /// Names what failed.

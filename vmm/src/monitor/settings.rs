@@ -39,6 +39,8 @@ pub struct Options {
     pub kvm: File,
     /// Open `cgroup.procs` files: the process writes itself into them before anything else.
     pub cgroups: Vec<OwnedFd>,
+    /// The monitor's place when the host's memory runs out (proc(5), oom_score_adj): it is the workload, to the host.
+    pub out_of_memory: i32,
     /// How long the agent may take to be ready.
     pub deadline: Duration,
     /// Connections between the host and the guest beside the control protocol's, where they are wanted.
@@ -119,8 +121,7 @@ pub(super) fn pack(options: Options) -> std::io::Result<bulkhead_launch::Options
             // Guest memory is in this process: no file, and no helper of the host's, gets it (core(5)).
             (libc::RLIMIT_CORE, 1),
         ],
-        // When memory runs out the guest's own kernel chooses first, inside; on the host the monitor is the workload.
-        out_of_memory: 0,
+        out_of_memory: options.out_of_memory,
         // Beyond the agent's own deadline, so that it is the one that speaks.
         patience: options.deadline + Duration::from_secs(30),
     })
@@ -169,6 +170,7 @@ mod tests {
             initramfs: file(),
             kvm: file(),
             cgroups: Vec::new(),
+            out_of_memory: -5,
             deadline: Duration::from_millis(1234),
             vsock: vsock.then(|| HostVsock {
                 listener: listen("vsock"),
@@ -186,6 +188,7 @@ mod tests {
             let network = options.network.clone();
             let packed = pack(options).unwrap();
             assert_eq!(packed.arguments[2].to_str().unwrap(), packed.descriptors.len().to_string());
+            assert_eq!(packed.out_of_memory, -5);
             assert_eq!(packed.patience, Duration::from_millis(31_234));
             let given = unpack(packed.descriptors).unwrap();
             assert_eq!(numbers, [&given.kvm, &given.kernel, &given.initramfs, &given.taps[0]].map(|file| file.as_raw_fd()));

@@ -12,7 +12,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 use bulkhead_protocol::guest::{BOOT_PORT, GUEST_CID, SHARED_TAG};
@@ -20,7 +20,7 @@ use kvm_ioctls::Kvm;
 
 use super::greeting::Door;
 use super::relay::Trees;
-use super::run::{Guest, Parts, Wired, confine_control, failed};
+use super::run::{Guest, Parts, Wired, failed};
 use crate::devices::balloon::Balloon;
 use crate::devices::console::Console;
 use crate::devices::device::Device;
@@ -31,7 +31,7 @@ use crate::devices::net::Net;
 use crate::devices::random::Random;
 use crate::devices::vsock::Vsock;
 use crate::jail::{self, Thread};
-use crate::vm::{Configuration, End, Machine, Running};
+use crate::vm::{Configuration, End, Machine, MachineError, Running};
 
 /// The guest kernel's command line, and why.
 const COMMAND_LINE: [&str; 6] = [
@@ -51,7 +51,18 @@ const COMMAND_LINE: [&str; 6] = [
 /// How much the kernel says on the serial port, where each byte is an exit: warnings; with `--debug`, everything.
 const LEVELS: (&str, &str) = ("quiet loglevel=4", "loglevel=7");
 
-/// Builds and starts a machine.
+/// Opens KVM for a monitor, which has no device to open in its jail.
+///
+/// # Errors
+/// Why it can not be used: it can not be opened, or does not offer what a machine needs.
+pub fn open_kvm() -> Result<File, MachineError> {
+    let kvm = crate::vm::open()?;
+    // SAFETY: `kvm` is open, and outlives the copy's making. Needed: it lends its descriptor as a number only.
+    let copy = unsafe { BorrowedFd::borrow_raw(kvm.as_raw_fd()) }.try_clone_to_owned();
+    copy.map(File::from).map_err(|error| MachineError::Host("copying /dev/kvm's descriptor", error))
+}
+
+/// Builds and starts a machine. It has left this thread, and every other, confined when it returns.
 pub(super) fn wire(parts: Parts) -> Result<Wired, String> {
     let Parts { given, tail } = parts;
     let debug = given.settings.debug;
@@ -78,7 +89,7 @@ pub(super) fn wire(parts: Parts) -> Result<Wired, String> {
     ports.listen(BOOT_PORT, Box::new(move |call| knocker.knock(call)));
     if let Some(vsock) = given.vsock {
         ports.serve(vsock.listener).map_err(failed("the vsock socket"))?;
-        ports.forward(vsock.directory, vsock.name).map_err(failed("the vsock socket"))?;
+        ports.forward(vsock.directory, vsock.name).map_err(failed("the vsock directory"))?;
     }
 
     let configuration = Configuration {
@@ -93,7 +104,7 @@ pub(super) fn wire(parts: Parts) -> Result<Wired, String> {
     let machine = Machine::build(kvm(given.kvm), configuration).map_err(|error| error.to_string())?;
     jail::confine(Thread::Starting, debug).map_err(failed("confining the main thread"))?;
     let running = machine.start(Arc::new(move || jail::confine(Thread::Vcpu, debug))).map_err(|error| error.to_string())?;
-    confine_control(debug)?;
+    jail::confine(Thread::Control, debug).map_err(failed("confining the control thread"))?;
     let connect = Box::new(move |port| ports.connect(port));
     Ok(Wired { guest: Box::new(running), connect, trees: Box::new(trees), door })
 }
