@@ -46,12 +46,11 @@ impl Clients {
     /// Reads what a client has written, up to the end of its line and not a byte further: those after it are the guest's.
     pub fn read(&mut self, id: u64) -> Asked {
         let Some(client) = self.clients.get_mut(&id) else { return Asked::NotYet };
-        loop {
+        while client.line.len() < LONGEST_LINE {
             let mut bytes = [0; LONGEST_LINE];
             let room = LONGEST_LINE - client.line.len();
             let count = match sockets::peek(&client.socket, &mut bytes[..room]) {
                 Ok(None) => return Asked::NotYet,
-                // Also for a line that is too long: there is no room.
                 Ok(Some(0)) | Err(_) => break,
                 Ok(Some(count)) => count,
             };

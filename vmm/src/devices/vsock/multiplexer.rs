@@ -124,8 +124,8 @@ impl Multiplexer {
     pub fn receive_malformed(&mut self, malformed: &Malformed) {
         let Some(header) = malformed.header.filter(|header| header.source_cid == self.guest_cid) else { return };
         let ports = Ports { host: header.destination_port, guest: header.source_port };
-        match self.names.get(&ports) {
-            Some(id) if header.destination_cid == HOST_CID && header.kind == STREAM => self.with(*id, Connection::refuse),
+        match self.names.get(&ports).copied() {
+            Some(id) if header.destination_cid == HOST_CID && header.kind == STREAM => self.with(id, Connection::refuse),
             _ if header.operation == Operation::Reset as u16 => {}
             _ => self.refuse(&header),
         }

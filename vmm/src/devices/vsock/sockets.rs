@@ -27,8 +27,8 @@ impl Token {
     fn number(self) -> u64 {
         match self {
             Self::Listener(id) => id << 2,
-            Self::Client(id) => id << 2 | 1,
-            Self::Connection(id) => id << 2 | 2,
+            Self::Client(id) => (id << 2) | 1,
+            Self::Connection(id) => (id << 2) | 2,
         }
     }
 
