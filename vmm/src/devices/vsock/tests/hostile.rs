@@ -1,6 +1,6 @@
 //! A hostile guest: packets and rings without sense.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -236,6 +236,45 @@ fn a_guest_that_overruns_its_credit_is_reset() {
     let reset = guest(&mut multiplexer, Operation::Data, 1).unwrap();
     assert_eq!(reset.operation, Operation::Reset as u16);
     assert_eq!(multiplexer.connections().count(), 0);
+}
+
+#[test]
+fn what_can_not_go_on_wakes_nobody() {
+    let mut multiplexer = Multiplexer::new(CID).unwrap();
+    let mut host = Host::default();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    multiplexer.connect(1, theirs, false, false);
+    let (request, _) = multiplexer.next_packet(&mut [0; 100]).unwrap();
+    let data = Header { buffer: 0, ..header(request.source_port, 1, Operation::Data) };
+    let response = Header { operation: Operation::Response as u16, ..data };
+    multiplexer.receive(&response, &[], &mut host);
+    // The host writes where the guest has no credit, and does not read what the guest writes.
+    ours.write_all(b"waits").unwrap();
+    let mut sent = 0;
+    while multiplexer.connections().all(|connection| !connection.is_blocked()) {
+        multiplexer.receive(&Header { length: 4096, ..data }, &[0; 4096], &mut host);
+        while multiplexer.next_packet(&mut [0; 100]).is_some() {}
+        sent += 4096;
+    }
+    news(&mut multiplexer);
+    let (asks, _) = multiplexer.next_packet(&mut [0; 100]).unwrap();
+    assert_eq!(asks.operation, Operation::CreditRequest as u16);
+    assert!(!multiplexer.has_packet());
+    assert_eq!(multiplexer.watch().news().count(), 0);
+    // Room to write is news, and only as long as it is wanted.
+    ours.read_exact(&mut vec![0; sent - multiplexer.connections().map(|connection| connection.backlog()).sum::<usize>()]).unwrap();
+    news(&mut multiplexer);
+    assert!(multiplexer.connections().all(|connection| connection.backlog() == 0 && !connection.is_blocked()));
+    ours.set_nonblocking(true).unwrap();
+    let _ = ours.read(&mut vec![0; sent]).unwrap();
+    news(&mut multiplexer);
+    assert_eq!(multiplexer.watch().news().count(), 0);
+    // Credit is, too.
+    multiplexer.receive(&Header { operation: Operation::CreditUpdate as u16, buffer: 5, ..data }, &[], &mut host);
+    assert!(multiplexer.has_packet());
+    let mut bytes = [0; 100];
+    let (packet, length) = multiplexer.next_packet(&mut bytes).unwrap();
+    assert_eq!((packet.operation, &bytes[..length]), (Operation::Data as u16, &b"waits"[..]));
 }
 
 #[test]
