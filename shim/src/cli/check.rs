@@ -1,7 +1,8 @@
 //! `check`: what this machine can do, for either wall.
 //!
 //! It tries rather than looks: a sandbox is started, KVM is given a guest ([`bulkhead_vmm::vm::probe`]), the image that guests boot is read, and a pod's network is
-//! made in a namespace of its own ([`network`]). What is only worth knowing is a note and decides nothing. The exit code says whether every wall that was asked for is usable here: 0, or 1; `--isolation` asks for one.
+//! made in a namespace of its own ([`network`]). What is only worth knowing is a note and decides nothing. The exit code says whether every wall that was asked for
+//! is usable here: 0, or 1; `--isolation` asks for one.
 
 use std::os::unix::net::UnixListener;
 use std::time::Instant;

@@ -36,11 +36,6 @@ impl Built {
         &self.manifest
     }
 
-    /// The first file system.
-    pub fn initramfs(&self) -> &[u8] {
-        &self.initramfs
-    }
-
     /// Writes it to a directory, which is made where there is none.
     ///
     /// # Errors
