@@ -3,12 +3,13 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bulkhead_vmm::devices::device::{Activation, Device, Kind};
-use bulkhead_vmm::vm::{self, Configuration, End, Machine, MachineError, Running, probe};
+use bulkhead_vmm::vm::probe::{self, ProbeError};
+use bulkhead_vmm::vm::{self, Configuration, End, Machine, MachineError, Running};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Where the guest's code is.
@@ -58,7 +59,8 @@ impl Write for Count {
 }
 
 fn build(code: &[u8], vcpus: u8, devices: Vec<Box<dyn Device>>) -> Option<(Machine, Count)> {
-    if let Err(why) = probe::run() {
+    static PROBE: LazyLock<Result<Duration, ProbeError>> = LazyLock::new(probe::run);
+    if let Err(why) = &*PROBE {
         eprintln!("left out: {why}");
         return None;
     }

@@ -4,14 +4,14 @@
 //! confine -> wait for the start -> ( KVM_RUN -> answer the exit )* -> end
 //! ```
 //!
-//! A thread is in the guest nearly always, and only a signal takes it out. Two races come with that. A signal between the look at [`Orders`] and `KVM_RUN` would
+//! A thread is in the guest nearly always, and only a signal takes it out. Two races come with that. A signal between the look at its orders and `KVM_RUN` would
 //! be slept through; so its handler sets `immediate_exit` in the page that the thread shares with KVM, and `KVM_RUN` then returns at once. And the flag could be
 //! left from an order that has been carried out; so it is cleared *before* the look, and an order is given *before* its signal is sent. At worst a thread looks
 //! once too often.
 //!
 //! The first processor that ends the guest decides how it ended. The order to stop reaches the others, and the eventfd of [`Running::ended`] the owner.
 //!
-//! Locks: [`Shared::threads`] before [`Shared::state`]; no thread holds either in `KVM_RUN` or while it answers an exit.
+//! Locks: the list of threads before the state that they share; no thread holds either in `KVM_RUN` or while it answers an exit.
 
 use std::cell::Cell;
 use std::io;
@@ -154,7 +154,8 @@ impl Running {
                 }
             });
             // What fails here drops `running`, which stops the threads there are.
-            lock(&running.shared.threads).push(thread.map_err(|error| MachineError::Host("starting a thread", error))?);
+            let thread = thread.map_err(|error| MachineError::Host("starting a thread", error))?;
+            lock(&running.shared.threads).push(thread);
         }
         drop(report);
         for (index, result) in confined {
