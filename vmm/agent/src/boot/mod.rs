@@ -38,7 +38,16 @@ pub fn boot() -> anyhow::Result<OwnedFd> {
     tree::log_to_console();
     tree::seal()?;
     let shared = loaded.map_err(anyhow::Error::from).and_then(|()| Ok(tree::mount_shared()?));
-    let connection = monitor::dial()?;
+    let connection = match monitor::dial() {
+        Ok(connection) => connection,
+        Err(error) => {
+            // The cause may be that a module was not loaded: whoever reads the console is to know both.
+            if let Err(error) = shared {
+                crate::log::error(format_args!("{error:#}"));
+            }
+            return Err(error.into());
+        }
+    };
     match shared.and_then(|()| Ok(monitor::follow(&connection)?)) {
         Ok(()) => Ok(connection),
         Err(error) => {

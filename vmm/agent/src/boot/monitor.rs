@@ -17,10 +17,10 @@ use crate::transport::Vsock;
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// Nobody answers.
-    #[error("vsock port {BOOT_PORT} of the host: {0}")]
+    #[error("vsock port {BOOT_PORT} of the host")]
     Unreachable(#[source] io::Error),
     /// The message is none.
-    #[error("the monitor's message: {0}")]
+    #[error("the monitor's message")]
     Message(#[source] io::Error),
     /// The kernel refuses.
     #[error("{what}: {}", text(*error))]

@@ -16,7 +16,6 @@ pub struct CgroupError {
     path: PathBuf,
     name: String,
     /// Why.
-    #[source]
     pub error: io::Error,
 }
 

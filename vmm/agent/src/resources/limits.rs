@@ -12,12 +12,12 @@ use super::cgroup::{Cgroup, CgroupError};
 #[derive(Debug, thiserror::Error)]
 pub enum LimitError {
     /// The kernel's word.
-    #[error("linux.resources.{field}: {source}")]
+    #[error("linux.resources.{field}: {error}")]
     Refused {
         /// The field of config.json.
         field: String,
         /// Why.
-        source: CgroupError,
+        error: CgroupError,
     },
     /// It can not be meant.
     #[error("linux.resources.{field}: {value}: {reason}")]
@@ -51,7 +51,7 @@ pub fn apply(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), LimitErr
         match cgroup.write(&write.file, &write.value) {
             Ok(()) => {}
             Err(error) if write.hosts => crate::log::error(format_args!("linux.resources.{}: left to the host: {error}", write.field)),
-            Err(source) => return Err(LimitError::Refused { field: write.field, source }),
+            Err(error) => return Err(LimitError::Refused { field: write.field, error }),
         }
     }
     Ok(())

@@ -292,7 +292,7 @@ impl Agent {
         self.answer(owed.reply(), answer);
     }
 
-    /// A process can not be what it was to be, or its program can not be executed. It ends by itself; what of it is left is killed.
+    /// A process can not be what it was to be, or its program can not be executed. That one ends by itself, as a shell's child does.
     fn refused(&mut self, number: u64, refusal: Refusal) {
         self.close_gate(number);
         let Some(process) = self.processes.get_mut(&number) else { return };
@@ -306,8 +306,10 @@ impl Agent {
         match (stage, owed) {
             (Stage::Preparing(_), Some(Owed::Create(reply))) => self.end(&id, reply, Err(refusal)),
             (Stage::Executing(_), None) | (_, None) => crate::log::error(format_args!("container {id}: {exec}: {refusal}")),
-            (_, Some(owed)) => {
-                self.kill(number);
+            (stage, Some(owed)) => {
+                if matches!(stage, Stage::Preparing(_)) {
+                    self.kill(number);
+                }
                 if matches!(owed, Owed::Exec { .. }) {
                     // It has never been; its number is reaped like an orphan's.
                     self.forget_process(number);

@@ -28,7 +28,7 @@ echo $$ > "$base/cgroup.procs"
 exec unshare --cgroup sh -c '
     echo $$ > "$1/agent/cgroup.procs"
     exec unshare --mount --net --uts --ipc --pid --fork --kill-child=KILL sh -c "
-        mount -t proc proc /proc && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"\$2\" serve \"\$1\"" sh "$2" "$3"' sh "$base" "$1" "$2"
+        mount -t proc proc /proc && mount -t tmpfs tmpfs /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"\$2\" serve \"\$1\"" sh "$2" "$3"' sh "$base" "$1" "$2"
 "#;
 
 pub struct Guest {
