@@ -67,7 +67,7 @@ mod numbers {
         recvfrom = SYS_recvfrom, recvmsg = SYS_recvmsg, renameat = SYS_renameat, renameat2 = SYS_renameat2, restart_syscall = SYS_restart_syscall,
         rseq = SYS_rseq, rt_sigaction = SYS_rt_sigaction, rt_sigprocmask = SYS_rt_sigprocmask, rt_sigreturn = SYS_rt_sigreturn,
         sched_getaffinity = SYS_sched_getaffinity, sched_yield = SYS_sched_yield, seccomp = SYS_seccomp, sendmsg = SYS_sendmsg, sendto = SYS_sendto,
-        set_robust_list = SYS_set_robust_list, setfsgid = SYS_setfsgid, setfsuid = SYS_setfsuid, shutdown = SYS_shutdown, sigaltstack = SYS_sigaltstack,
+        set_robust_list = SYS_set_robust_list, setsockopt = SYS_setsockopt, setfsgid = SYS_setfsgid, setfsuid = SYS_setfsuid, shutdown = SYS_shutdown, sigaltstack = SYS_sigaltstack,
         socket = SYS_socket, socketpair = SYS_socketpair, statx = SYS_statx, symlinkat = SYS_symlinkat, sync_file_range = SYS_sync_file_range, syncfs = SYS_syncfs,
         tgkill = SYS_tgkill, timerfd_create = SYS_timerfd_create, timerfd_settime = SYS_timerfd_settime, umask = SYS_umask, unlinkat = SYS_unlinkat,
         utimensat = SYS_utimensat, write = SYS_write, writev = SYS_writev,
@@ -95,6 +95,8 @@ const CONFINING: Only = Only::OneOf(
         libc::PR_SET_SECCOMP as u32,
     ],
 );
+/// `SO_RCVTIMEO` and `SO_SNDTIMEO` (asm-generic/socket.h).
+const TIMEOUTS: Only = Only::OneOf(2, &[libc::SO_RCVTIMEO as u32, libc::SO_SNDTIMEO as u32]);
 const UNIX: Only = Only::OneOf(0, &[libc::AF_UNIX as u32]);
 /// Of KVM's calls, once a machine is built (asm/kvm.h, linux/kvm.h): running, registers for the last word about a guest that crashed, and lines and doorbells.
 const RUNNING: Only = Only::OneOf(
@@ -163,6 +165,7 @@ pub const CALLS: &[Row] = calls! {
     "files are made as the guest's user", [Files] => [setfsuid, setfsgid, geteuid, getegid, capget, capset],
     "how many descriptors there may be", [Files] => [getrlimit, prlimit64],
     "disks", [Files] => [ioctl if DISKS],
+    "how long the agent may take to be ready", MAIN => [setsockopt if TIMEOUTS],
     "trees that are given: what they are", MAIN => [newfstatat, statx],
     "terminals", MAIN => [openat, ioctl if TERMINALS],
     "streams of the host's that are not to wait", MAIN => [preadv2, pwritev2],
