@@ -43,8 +43,12 @@ fn exchange(guest: &mut Guest, mut peer: Peer, stream: UnixStream, length: usize
             peer.send(guest, Operation::Data, 0, &up[sent..sent + count]);
             sent += count;
         }
-        // With credit left nothing need come.
-        let packet = if peer.credit() > 0 && sent < up.len() { guest.try_receive() } else { Some(guest.receive()) };
+        // With credit left, or everything said on both sides, nothing need come.
+        let packet = if sent < up.len() && peer.credit() > 0 || sent == up.len() && peer.shut & SHUT_SEND != 0 {
+            guest.try_receive()
+        } else {
+            Some(guest.receive())
+        };
         if let Some((header, payload)) = packet {
             peer.hear(&header, &payload);
             peer.take(guest);
