@@ -59,7 +59,7 @@ impl Agent {
         let streams = self.streams(&stdio, &request.preserved_streams)?;
         let mut container =
             Container::new(id, cgroup.clone(), plan.seccomp.clone(), &mut self.events).map_err(|error| internal(error.to_string()))?;
-        let join = join.and_then(|init| self.processes.get(&init)).map(|init| init.pidfd.as_fd());
+        let join = join.and_then(|init| self.processes.get(&init)).and_then(|init| init.pidfd.as_ref()).map(AsFd::as_fd);
         let launch = Launch {
             entry: Entry::First { plan, cgroup, join },
             process: plan.process()?,
@@ -136,9 +136,10 @@ impl Agent {
         let streams = self.streams(&stdio, &request.preserved_streams)?;
         let container = self.container(id)?;
         let kills = container.cgroup.memory_kills();
-        let Some(first) = self.processes.get(&init) else { return Err(internal("a container without its process")) };
+        let first = self.processes.get(&init).and_then(|init| init.pidfd.as_ref());
+        let first = first.ok_or_else(|| internal("a container without its process"))?;
         let launch = Launch {
-            entry: Entry::Exec(first.pidfd.as_fd()),
+            entry: Entry::Exec(first.as_fd()),
             process: &wanted,
             seccomp: container.seccomp.as_ref(),
             terminal: size(&stdio),

@@ -72,7 +72,8 @@ pub(super) struct Process {
     /// Its exec; empty for the container's first.
     pub(super) exec: String,
     pub(super) pid: Pid,
-    pub(super) pidfd: OwnedFd,
+    /// A handle on it; none once it has ended: records of execs are kept, descriptors are few.
+    pub(super) pidfd: Option<OwnedFd>,
     pub(super) gate: Option<(OwnedFd, Watch)>,
     pub(super) stage: Stage,
     pub(super) exit: Option<Exit>,
@@ -95,7 +96,7 @@ impl Process {
             container: container.to_owned(),
             exec: exec.to_owned(),
             pid: launched.pid,
-            pidfd: launched.pidfd,
+            pidfd: Some(launched.pidfd),
             gate: Some((launched.gate, watch)),
             stage: Stage::Preparing(owed),
             exit: None,

@@ -58,6 +58,7 @@ impl Agent {
         let Some(process) = self.processes.get_mut(&number) else { return };
         let out_of_memory = killed && !process.killed_by_client && kills > process.kills_before;
         process.exit = Some(Exit { status, at: now(), out_of_memory });
+        process.pidfd = None;
         for relay in self.relays_of(number) {
             self.relay(relay, EpollFlags::empty());
         }
@@ -89,10 +90,10 @@ impl Agent {
     /// Kills a process for a client.
     pub(super) fn kill(&mut self, number: u64) {
         if let Some(process) = self.processes.get_mut(&number)
-            && process.exit.is_none()
+            && let Some(pidfd) = &process.pidfd
         {
             process.killed_by_client = true;
-            let _ = crate::system::pidfd_send_signal(std::os::fd::AsFd::as_fd(&process.pidfd), libc::SIGKILL);
+            let _ = crate::system::pidfd_send_signal(std::os::fd::AsFd::as_fd(pidfd), libc::SIGKILL);
         }
     }
 

@@ -134,13 +134,11 @@ impl Agent {
         let key = self.process(id, exec)?;
         let ended = || Refusal::new(Code::FailedPrecondition, "process already finished");
         let process = self.processes.get_mut(&key).ok_or_else(ended)?;
-        if process.exit.is_some() {
-            return Err(ended());
-        }
+        let pidfd = process.pidfd.as_ref().ok_or_else(ended)?;
         if number == libc::SIGKILL {
             process.killed_by_client = true;
         }
-        system::pidfd_send_signal(process.pidfd.as_fd(), number).map_err(|error| match error {
+        system::pidfd_send_signal(pidfd.as_fd(), number).map_err(|error| match error {
             Errno::ESRCH => ended(),
             Errno::EINVAL => wrong(),
             error => internal(text(error)),
