@@ -103,6 +103,8 @@ impl Agent {
         mask.add(Signal::SIGCHLD);
         mask.thread_block().context("blocking SIGCHLD")?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signalfd")?;
+        // Before anybody can connect: what is asked for first finds the controllers handed down.
+        let hierarchy = Hierarchy::open(&places.cgroups);
         let control = transport.listen(CONTROL_PORT).context("listening for clients")?;
         let streams = transport.listen(STREAMS_PORT).context("listening for streams")?;
         std::fs::create_dir_all(&places.workspace).with_context(|| format!("making {}", places.workspace.display()))?;
@@ -113,7 +115,7 @@ impl Agent {
         Ok(Self {
             events,
             transport,
-            hierarchy: Hierarchy::open(&places.cgroups),
+            hierarchy,
             places,
             launcher: Launcher::new().context("opening the PID namespace")?,
             signals,
