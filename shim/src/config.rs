@@ -58,6 +58,19 @@ pub struct Settings {
     pub overlay: Option<String>,
     /// The directory of the image that microVMs boot, which `bulkhead guest build` makes.
     pub guest_image: Option<PathBuf>,
+    /// What virtual machines are to be like.
+    #[serde(default)]
+    pub microvm: Microvm,
+}
+
+/// What virtual machines are to be like ([`crate::wall::size`]).
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Microvm {
+    /// Virtual processors.
+    pub vcpus: Option<u32>,
+    /// Memory: bytes, or with a suffix as in `512Mi`.
+    pub memory: Option<String>,
 }
 
 impl Settings {
@@ -140,10 +153,8 @@ mod tests {
         assert!(refused("overlay = ").contains("at line 1"));
         assert_eq!(refused("overlay = \"ram\""), "config.toml: overlay: \"ram\": none, memory or dir=PATH");
         assert_eq!(refused("overlay = \"dir=x\""), "config.toml: overlay: dir=x: not an absolute path");
-        assert_eq!(
-            refused("default_isolation = \"microvm\""),
-            "config.toml: default_isolation: isolation \"microvm\": this release has the sandbox wall alone"
-        );
+        assert_eq!(refused("default_isolation = \"vm\""), "config.toml: default_isolation: isolation \"vm\": sandbox or microvm");
+        assert!(refused("[microvm]\ncpus = 1").contains("unknown field `cpus`"));
         assert_eq!(refused("guest_image = \"guest\""), "config.toml: guest_image: guest: not an absolute path");
         assert!(refused("guest_image = 7").contains("invalid type: integer"));
         let settings = Settings::parse(Path::new("x"), "guest_image = \"/g\"").unwrap();

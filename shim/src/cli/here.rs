@@ -9,6 +9,7 @@ use super::start_and_wait;
 use crate::foreground::Signals;
 use crate::lifecycle::{self, CreateOptions, Session};
 use crate::oci::{self, template};
+use crate::wall::Isolation;
 
 /// What its containers' names begin with; our own number follows.
 const PREFIX: &str = "do-";
@@ -41,8 +42,10 @@ impl Do {
         process["env"] = json!(variables.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>());
         config["root"] = json!({ "path": "/", "readonly": self.ro });
         config["hostname"] = json!(nix::unistd::gethostname()?.to_string_lossy());
-        if let Some(namespaces) = config["linux"]["namespaces"].as_array_mut() {
-            // The host's own network, as a command on this machine expects.
+        if session.isolation == Isolation::Sandbox
+            && let Some(namespaces) = config["linux"]["namespaces"].as_array_mut()
+        {
+            // The host's own network, as a command on this machine expects; a virtual machine can not have it.
             namespaces.retain(|namespace| namespace["type"] != "network");
         }
         let config = oci::parse(config)?;

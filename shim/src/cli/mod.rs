@@ -221,8 +221,8 @@ fn run(cli: Cli) -> anyhow::Result<i32> {
         Command::Guest(guest) => return guest.run(settings.guest_image()),
         _ => {}
     }
-    let isolation = cli.isolation.or(settings.default_isolation).unwrap_or_else(|| String::from("sandbox"));
-    let overlay = cli.overlay.or(settings.overlay);
+    let isolation = cli.isolation.or(settings.default_isolation.clone()).unwrap_or_else(|| String::from("sandbox"));
+    let overlay = cli.overlay.or(settings.overlay.clone());
     if let Some(overlay) = &overlay {
         check_overlay(overlay).map_err(|reason| anyhow!("--overlay {reason}"))?;
     }
@@ -232,6 +232,8 @@ fn run(cli: Cli) -> anyhow::Result<i32> {
         isolation: isolation.parse()?,
         overlay: overlay.unwrap_or_else(|| String::from("none")),
         strace: cli.strace,
+        image: settings.guest_image().to_owned(),
+        microvm: settings.microvm,
     };
     match cli.command {
         Command::Create { making, id } => {

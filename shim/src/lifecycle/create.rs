@@ -126,10 +126,11 @@ fn build(
     directory.write_container(container)?;
     if let Some(cgroup) = &mut container.cgroup {
         let resources = config.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-        cgroup::create(&container.id, cgroup, resources, stand_in.handle().pid)?;
+        let resources = resources.map(|resources| wall::cgroup_limits(container.isolation, resources));
+        cgroup::create(&container.id, cgroup, resources.as_ref(), stand_in.handle().pid)?;
         directory.write_container(container)?;
     }
-    let pod = wall(session, container, namespace.try_clone()?)?;
+    let pod = wall(session, container, config, namespace.try_clone()?)?;
     let socket = session.store.control_socket(&container.pod);
     let mut attachments = Attachments::open(pod.isolation, &socket)?;
     let mut request = request(session, container, config, &mut attachments)?;
@@ -178,13 +179,18 @@ fn network(config: &Config) -> anyhow::Result<OwnedFd> {
     };
     let path = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty());
     let opened = network::open(path)?;
-    let sysctls = linux.and_then(|linux| linux.sysctl().clone()).unwrap_or_default();
-    network::configure(&opened, sysctls.into_iter().filter(|(key, _)| key.starts_with("net.") || key.starts_with("net/")).collect())?;
+    network::configure(&opened, network_sysctls(config))?;
     Ok(opened)
 }
 
+/// The sysctls that a network namespace has.
+pub fn network_sysctls(config: &Config) -> Vec<(String, String)> {
+    let sysctls = config.spec.linux().as_ref().and_then(|linux| linux.sysctl().clone()).unwrap_or_default();
+    sysctls.into_iter().filter(|(key, _)| key.starts_with("net.") || key.starts_with("net/")).collect()
+}
+
 /// The pod's wall: the one that runs, or a fresh one. From here on the container is a member of its pod.
-fn wall(session: &Session, container: &Container, network: OwnedFd) -> anyhow::Result<Pod> {
+fn wall(session: &Session, container: &Container, config: &Config, network: OwnedFd) -> anyhow::Result<Pod> {
     let (directory, pod) = session.store.pod(&container.pod)?;
     directory.add_member(&container.id)?;
     if let Some(pod) = pod.filter(|pod| pod.wall.open().is_some()) {
@@ -197,7 +203,15 @@ fn wall(session: &Session, container: &Container, network: OwnedFd) -> anyhow::R
         bail!("pod {} of container {}: its sandbox does not run", container.pod, container.id);
     }
     let cgroups = container.cgroup.as_ref().map(cgroup::procs_files).transpose()?.unwrap_or_default();
-    let start = wall::Start { directory: directory.path(), network, cgroups, strace: session.strace };
+    let start = wall::Start {
+        directory: directory.path(),
+        network,
+        cgroups,
+        strace: session.strace,
+        config,
+        microvm: &session.microvm,
+        image: &session.image,
+    };
     let prepared = wall::prepare(container.isolation, start)?;
     let pod = Pod { id: container.pod.clone(), isolation: container.isolation, wall: prepared.handle(), cgroup: container.cgroup.clone() };
     // Known before it can live without us.

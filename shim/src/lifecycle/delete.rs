@@ -6,7 +6,7 @@ use bulkhead_protocol::messages::ContainerRequest;
 use super::{PATIENCE, Session, Status, connect, hook_state, status};
 use crate::oci::id::Id;
 use crate::state::{Container, Stage, StateError};
-use crate::{cgroup, hooks, log};
+use crate::{cgroup, hooks, log, wall};
 
 /// Deletes a container that has stopped, or, as runc does, one that has not been started; with `force`, any.
 pub fn delete(session: &Session, id: &str, force: bool) -> anyhow::Result<()> {
@@ -75,6 +75,10 @@ fn leave_pod(session: &Session, container: &Container) -> Result<Option<std::pat
         if !pod.wall.kill(PATIENCE) {
             log::warning(format!("the wall of pod {} (process {}) does not end", pod.id, pod.wall.pid));
         }
+        // A namespace without a path was the pod's alone, and went with its last process.
+        if let Some(network) = network_of(container) {
+            wall::ended(pod.isolation, &network);
+        }
         if let Some(cgroup) = &pod.cgroup
             && let Err(error) = cgroup::remove(&pod.id, cgroup)
         {
@@ -83,6 +87,13 @@ fn leave_pod(session: &Session, container: &Container) -> Result<Option<std::pat
     }
     directory.remove()?;
     Ok(None)
+}
+
+/// The network namespace that a container's configuration names, if it is still there.
+fn network_of(container: &Container) -> Option<std::os::fd::OwnedFd> {
+    let namespaces = container.config["linux"]["namespaces"].as_array()?;
+    let path = namespaces.iter().find(|namespace| namespace["type"] == "network")?["path"].as_str()?;
+    std::fs::File::open(path).ok().map(Into::into)
 }
 
 /// Deletes the containers that `do` made and was killed before it deleted: those of `prefix` whose maker, whose number follows, is gone.

@@ -17,6 +17,7 @@ use bulkhead_protocol::messages::{StateRequest, Stdio, state_response::Status as
 use nix::sys::resource::{Resource, getrlimit};
 use serde_json::{Value, json};
 
+use crate::config::Microvm;
 use crate::host;
 use crate::oci::id::Id;
 use crate::state::{Container, Store};
@@ -30,7 +31,7 @@ mod signal;
 mod start;
 mod update;
 
-pub use create::{create, create_from};
+pub use create::{create, create_from, network_sysctls};
 pub use delete::{delete, sweep};
 pub use exec::{ExecOptions, exec, stand_in_of};
 pub use pause::{pause, resume};
@@ -53,6 +54,10 @@ pub struct Session {
     pub overlay: String,
     /// Log every system call.
     pub strace: bool,
+    /// What virtual machines are to be like.
+    pub microvm: Microvm,
+    /// The directory of the image that they boot.
+    pub image: PathBuf,
 }
 
 /// What `create`, `run` and `exec` are asked beside the configuration.

@@ -4,25 +4,31 @@
 //! for each pod, in two steps ([`prepare`], [`Prepared::release`]) between which its process is written down; from then on it
 //! is a control socket in the pod's directory, and a process to kill at the end.
 //!
-//! | | [`sandbox`] | a virtual machine |
+//! | | [`sandbox`] | [`microvm`] |
 //! |---|---|---|
-//! | is given | pod directory, network namespace, cgroup files, log | the same |
-//! | a directory of the host reaches it | as the descriptor of a detached mount | mounted below the directory that its file-sharing device exports |
+//! | is given | control socket, network namespace, cgroup files, log | control socket, taps in the namespace, cgroup files, log, KVM, the guest's image |
+//! | a directory of the host reaches it | as the descriptor of a detached mount, mounted in its tree | the same, shown by its file-system device |
 //! | streams | as descriptors over the control socket | the same, carried on by the monitor |
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::str::FromStr;
 
 use bulkhead_protocol::messages::Tree;
 use bulkhead_protocol::streams::StreamConnection;
+use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Microvm;
+use crate::oci::Config;
 use crate::state::ProcessHandle;
 
+mod microvm;
 mod sandbox;
+pub mod size;
 
 /// Which wall.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,14 +36,13 @@ mod sandbox;
 pub enum Isolation {
     /// The user-space kernel.
     Sandbox,
+    /// A virtual machine.
+    Microvm,
 }
 
 /// A wall that there is not.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IsolationError {
-    /// It is to come.
-    #[error("isolation {0:?}: this release has the sandbox wall alone")]
-    NotYet(String),
     /// Nobody knows it.
     #[error("isolation {0:?}: sandbox or microvm")]
     Unknown(String),
@@ -49,7 +54,7 @@ impl FromStr for Isolation {
     fn from_str(text: &str) -> Result<Self, IsolationError> {
         match text {
             "sandbox" => Ok(Isolation::Sandbox),
-            "microvm" => Err(IsolationError::NotYet(text.to_owned())),
+            "microvm" => Ok(Isolation::Microvm),
             _ => Err(IsolationError::Unknown(text.to_owned())),
         }
     }
@@ -59,6 +64,7 @@ impl fmt::Display for Isolation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Isolation::Sandbox => "sandbox",
+            Isolation::Microvm => "microvm",
         })
     }
 }
@@ -73,6 +79,12 @@ pub struct Start<'a> {
     pub cgroups: Vec<OwnedFd>,
     /// Log every system call, where the wall can.
     pub strace: bool,
+    /// The configuration of the container that it is started for: limits, annotations, sysctls.
+    pub config: &'a Config,
+    /// What virtual machines are to be like.
+    pub microvm: &'a Microvm,
+    /// The directory of the image that they boot.
+    pub image: &'a Path,
 }
 
 /// Why a wall does not run.
@@ -89,6 +101,24 @@ pub enum WallError {
     /// The user-space kernel does not start.
     #[error(transparent)]
     Sandbox(#[from] bulkhead_sandbox::boot::BootError),
+    /// The monitor does not start.
+    #[error(transparent)]
+    Microvm(#[from] bulkhead_vmm::monitor::MonitorError),
+    /// There is no KVM that could run a guest.
+    #[error("isolation microvm: {0}")]
+    Kvm(#[from] bulkhead_vmm::vm::MachineError),
+    /// There is no image to boot.
+    #[error(transparent)]
+    Image(#[from] bulkhead_guest::ImageError),
+    /// The pod's network can not be a guest's.
+    #[error(transparent)]
+    Network(#[from] crate::network::NetworkError),
+    /// A machine of that size can not be.
+    #[error(transparent)]
+    Size(#[from] size::SizeError),
+    /// The pod shares the host's network.
+    #[error("linux.namespaces: network: missing: a virtual machine can not share the host's network")]
+    HostNetwork,
     /// It ended at once.
     #[error("the wall's process has ended")]
     Ended,
@@ -113,7 +143,37 @@ pub trait Prepared {
 pub fn prepare(isolation: Isolation, start: Start<'_>) -> Result<Box<dyn Prepared>, WallError> {
     match isolation {
         Isolation::Sandbox => Ok(Box::new(sandbox::prepare(start)?)),
+        Isolation::Microvm => Ok(Box::new(microvm::prepare(start)?)),
     }
+}
+
+/// What of a container's limits the host's cgroup gets, in which its wall's process is.
+pub fn cgroup_limits(isolation: Isolation, resources: &LinuxResources) -> LinuxResources {
+    match isolation {
+        Isolation::Sandbox => resources.clone(),
+        Isolation::Microvm => size::cgroup_limits(resources),
+    }
+}
+
+/// A wall's process is gone: takes back what it has changed outside.
+pub fn ended(isolation: Isolation, network: &OwnedFd) {
+    match isolation {
+        Isolation::Sandbox => {}
+        Isolation::Microvm => microvm::ended(network),
+    }
+}
+
+/// A listening control socket in the pod's directory.
+fn listen(directory: &Path) -> Result<OwnedFd, WallError> {
+    let failed = |source| WallError::Socket { directory: directory.display().to_string(), source };
+    // What a wall that is gone has left.
+    match std::fs::remove_file(directory.join("control.sock")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let place = std::fs::File::open(directory).map_err(failed)?;
+    // A socket's path may be 108 bytes long; a directory's descriptor has a short name.
+    Ok(UnixListener::bind(format!("/proc/self/fd/{}/control.sock", place.as_raw_fd())).map_err(failed)?.into())
 }
 
 /// What travels beside one request: streams and directories to the wall, handles on processes back.
@@ -146,6 +206,7 @@ impl Attachments {
     pub fn tree(&mut self, tree: &OwnedFd) -> io::Result<Tree> {
         match self.isolation {
             Isolation::Sandbox => sandbox::tree(&mut self.streams, tree),
+            Isolation::Microvm => microvm::tree(&mut self.streams, tree),
         }
     }
 
@@ -169,11 +230,10 @@ mod tests {
     #[test]
     fn walls_are_known_by_name() {
         assert_eq!("sandbox".parse(), Ok(Isolation::Sandbox));
-        assert_eq!(Isolation::Sandbox.to_string(), "sandbox");
-        assert_eq!(
-            "microvm".parse::<Isolation>().unwrap_err().to_string(),
-            "isolation \"microvm\": this release has the sandbox wall alone"
-        );
+        assert_eq!("microvm".parse(), Ok(Isolation::Microvm));
+        for isolation in [Isolation::Sandbox, Isolation::Microvm] {
+            assert_eq!(isolation.to_string().parse(), Ok(isolation));
+        }
         assert_eq!("vm".parse::<Isolation>().unwrap_err().to_string(), "isolation \"vm\": sandbox or microvm");
     }
 }

@@ -1,14 +1,13 @@
 //! The user-space kernel: a confined process of this very binary.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::fd::OwnedFd;
 
 use bulkhead_protocol::messages::Tree;
 use bulkhead_protocol::streams::StreamConnection;
 use bulkhead_sandbox::boot;
 
-use super::{Prepared, Start, WallError};
+use super::{Prepared, Start, WallError, listen};
 use crate::log;
 use crate::state::ProcessHandle;
 
@@ -20,19 +19,10 @@ pub(super) struct Kernel {
 
 /// Makes the process, with its listening socket.
 pub(super) fn prepare(start: Start<'_>) -> Result<Kernel, WallError> {
-    let failed = |source| WallError::Socket { directory: start.directory.display().to_string(), source };
-    let socket = start.directory.join("control.sock");
-    // What a wall that is gone has left.
-    match std::fs::remove_file(&socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    let place = std::fs::File::open(start.directory).map_err(failed)?;
-    // A socket's path may be 108 bytes long; a directory's descriptor has a short name.
-    let control = UnixListener::bind(format!("/proc/self/fd/{}/control.sock", place.as_raw_fd())).map_err(failed)?;
+    let control = listen(start.directory)?;
     let (json, debug) = log::settings();
     let process = boot::prepare(boot::SpawnOptions {
-        control: control.into(),
+        control,
         log: log::for_wall(start.strace || debug),
         log_format_json: json,
         debug,

@@ -171,7 +171,7 @@ mod tests {
         assert!(matches!(door.greet(&boot(), short, ended.as_fd()), Err(GreetingError::Late(_))));
         nix::unistd::write(&end, b"x").unwrap();
         assert!(matches!(door.greet(&boot(), PATIENCE, ended.as_fd()), Err(GreetingError::Ended)));
-        let silent = greet(short, |agent| drop(read_message::<Boot>(&agent).map(|_| std::thread::sleep(4 * short))));
+        let silent = greet(short, move |agent| drop(read_message::<Boot>(&agent).map(|_| std::thread::sleep(4 * short))));
         assert!(matches!(silent, Err(GreetingError::Late(_))), "{silent:?}");
     }
 

@@ -23,6 +23,7 @@ mod wiring;
 pub use bulkhead_launch::Process as Monitor;
 pub use settings::{HostVsock, Options};
 pub use tail::Tail;
+pub use wiring::open_kvm;
 
 /// The argument that makes the binary become a monitor.
 pub const ARGUMENT: &str = "microvm-monitor";
