@@ -10,4 +10,7 @@ for test in check lifecycle resources attacks terminals; do
     echo "== $test"
     "target/lab/tests/$test" --test-threads=1 --skip programs_that_gain_rights_are_nobody_elses || failed=1
 done
+# The microVM, on a KVM that is real, nested in the emulator.
+echo "== microvm"
+BULKHEAD_WALLS=microvm target/lab/tests/microvm --test-threads=1 || failed=1
 exit $failed

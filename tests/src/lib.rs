@@ -16,6 +16,28 @@ pub enum Runtime {
     Runc,
     /// Bulkhead's user-space kernel.
     Sandbox,
+    /// Bulkhead's virtual machine.
+    Microvm,
+}
+
+impl Runtime {
+    /// The wall, as `--isolation` names it.
+    fn name(self) -> &'static str {
+        match self {
+            Runtime::Runc => "runc",
+            Runtime::Sandbox => "sandbox",
+            Runtime::Microvm => "microvm",
+        }
+    }
+
+    /// Where its state is, below the test's directory.
+    fn state(self) -> &'static str {
+        match self {
+            Runtime::Runc => "runc-state",
+            Runtime::Sandbox => "state",
+            Runtime::Microvm => "microvm-state",
+        }
+    }
 }
 
 /// What a program printed, and how it ended.
@@ -172,11 +194,41 @@ impl Lab {
         let mut command = Command::new("timeout");
         command.args(["-k", "5", "300"]);
         match runtime {
-            Runtime::Runc => command.arg("runc").arg("--root").arg(self.path().join("runc-state")),
-            Runtime::Sandbox => command.arg(&self.bulkhead).arg("--root").arg(self.path().join("state")).args(["--overlay", "memory"]),
+            Runtime::Runc => command.arg("runc"),
+            Runtime::Sandbox => command.arg(&self.bulkhead).args(["--overlay", "memory"]),
+            Runtime::Microvm => {
+                command.arg(&self.bulkhead).args(["--overlay", "memory", "--isolation", "microvm", "--config"]).arg(self.settings())
+            }
         };
+        command.arg("--root").arg(self.path().join(runtime.state()));
         command.stdin(Stdio::null());
         command
+    }
+
+    /// A configuration file that names the guest image which hack/guest has built.
+    pub fn settings(&self) -> PathBuf {
+        let path = self.path().join("config.toml");
+        let image = std::path::absolute(repository().join("target/guest")).expect("a path");
+        std::fs::write(&path, format!("guest_image = {image:?}\n")).expect("config.toml");
+        path
+    }
+
+    /// The walls that can be tested here: the sandbox, and the microVM where `bulkhead check` says that it is usable. `BULKHEAD_WALLS` names those that are to be.
+    ///
+    /// # Panics
+    /// Where a wall is to be tested that is not usable.
+    pub fn walls(&self) -> Vec<Runtime> {
+        let mut check = Command::new(&self.bulkhead);
+        check.arg("--config").arg(self.settings()).args(["--isolation", "microvm", "check"]);
+        let check = check.output().expect("bulkhead check");
+        let usable = check.status.success();
+        let Ok(asked) = std::env::var("BULKHEAD_WALLS") else {
+            return if usable { vec![Runtime::Sandbox, Runtime::Microvm] } else { vec![Runtime::Sandbox] };
+        };
+        let wall = |name: &str| [Runtime::Sandbox, Runtime::Microvm].into_iter().find(|wall| wall.name() == name).expect("a wall's name");
+        let walls: Vec<Runtime> = asked.split_whitespace().map(wall).collect();
+        assert!(usable || !walls.contains(&Runtime::Microvm), "{}", String::from_utf8_lossy(&check.stdout));
+        walls
     }
 
     /// Runs a program in a fresh view of the root file system.
@@ -186,10 +238,10 @@ impl Lab {
 
     /// The same; `change` changes the configuration.
     pub fn run_with(&self, runtime: Runtime, id: &str, arguments: &[&str], change: impl FnOnce(&mut Value)) -> Ran {
-        let id = format!("{id}-{}", if runtime == Runtime::Runc { "runc" } else { "sandbox" });
+        let id = format!("{id}-{}", runtime.name());
         let rootfs = match runtime {
             Runtime::Runc => self.overlay(&id),
-            Runtime::Sandbox => self.rootfs(),
+            Runtime::Sandbox | Runtime::Microvm => self.rootfs(),
         };
         // Joined inside the container, the two streams keep their order: runc copies each from a pipe of its own.
         let joined = [&["/bin/sh", "-c", "exec \"$@\" 2>&1", "sh"], arguments].concat();
@@ -223,8 +275,8 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         // What a test that failed has left running.
-        for (runtime, state) in [(Runtime::Runc, "runc-state"), (Runtime::Sandbox, "state")] {
-            let entries = std::fs::read_dir(self.path().join(state)).into_iter().flatten().flatten();
+        for runtime in [Runtime::Runc, Runtime::Sandbox, Runtime::Microvm] {
+            let entries = std::fs::read_dir(self.path().join(runtime.state())).into_iter().flatten().flatten();
             for name in entries.map(|entry| entry.file_name()).filter(|name| name != "@pods") {
                 let _ = self.command(runtime).args(["delete", "--force"]).arg(&name).stderr(Stdio::null()).status();
             }

@@ -316,7 +316,6 @@ fn flags_and_settings_are_named() {
         (vec!["--overlay", "dir=x"], "--overlay dir=x: not an absolute path"),
         (vec!["--overlay", "dir=/no/such/directory"], "--overlay dir=/no/such/directory: No such file or directory"),
         (vec!["--overlay", "dir=/etc/passwd"], "--overlay dir=/etc/passwd: Not a directory"),
-        (vec!["--isolation", "microvm"], "isolation \\\"microvm\\\": this release has the sandbox wall alone"),
         (vec!["--isolation", "vm"], "isolation \\\"vm\\\": sandbox or microvm"),
         (vec!["--config", "/no/such.toml"], "/no/such.toml: No such file or directory"),
         (vec!["--log-format", "xml"], "invalid value 'xml'"),

@@ -4,19 +4,17 @@
 
 use bulkhead_tests::{Lab, PROGRAMS, Runtime};
 
-/// The walls that are compared with runc.
-const WALLS: [Runtime; 1] = [Runtime::Sandbox];
-
 #[test]
 fn programs_behave_as_under_runc() {
     let Some(lab) = Lab::open() else { return };
+    let walls = lab.walls();
     let mut different = Vec::new();
     for (program, interpreter) in PROGRAMS {
         let name = program.replace('.', "-");
         let path = format!("/programs/{program}");
         let expected = lab.run(Runtime::Runc, &name, &[interpreter, &path]);
         assert!(!expected.output.is_empty(), "{program} printed nothing under runc (exit code {})", expected.code);
-        for wall in WALLS {
+        for wall in walls.iter().copied() {
             let found = lab.run(wall, &name, &[interpreter, &path]);
             println!("{program}: {}", if found == expected { "same" } else { "DIFFERENT" });
             if found != expected {

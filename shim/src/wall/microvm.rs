@@ -41,6 +41,7 @@ pub(super) fn prepare(start: Start<'_>) -> Result<Monitor, WallError> {
     let (json, debug) = log::settings();
     let process = monitor::prepare(monitor::Options {
         control,
+        // Why a guest has ended is for whoever keeps a log, and for nobody else.
         log: log::for_wall(debug),
         log_format_json: json,
         debug,

@@ -153,7 +153,7 @@ pub const CALLS: &[Row] = calls! {
     "streams", [Devices, Control, Starting, Vcpu] => [socketpair if UNIX, recvfrom, sendto, recvmsg, sendmsg, shutdown, getsockopt],
     "clients", [Devices, Control, Starting] => [accept4],
     "connections of the guest's to Unix sockets of the host's, where a directory was given", [Devices] => [socket if UNIX, connect],
-    "what a driver negotiates", [Devices, Vcpu] => [ioctl if TAPS],
+    "what a driver negotiates", [Devices, Vcpu, Starting] => [ioctl if TAPS],
     "files by descriptor", [Files] => [
         pread64, pwrite64, preadv, pwritev, preadv2, pwritev2, fsync, fdatasync, syncfs, sync_file_range, fallocate, ftruncate, getdents64, fgetxattr, fsetxattr,
         flistxattr, fremovexattr, fchmod, fchown, fstatfs,

@@ -76,7 +76,8 @@ pub(super) fn run(given: Given, words: &mut Option<Words>, wire: Wire) -> Result
         tail.explain(&format!("{error}{how}"))
     })?;
     let sides = Sides { control, connect: wired.connect, trees: wired.trees, ended: wired.guest.ended(), agent };
-    let relay = Relay::new(sides).map_err(failed("the control relay"))?;
+    // Never dropped: its connections close with the process, when the reason for its end has been written. Whoever sees them close may kill what is left of it.
+    let relay = Box::leak(Box::new(Relay::new(sides).map_err(failed("the control relay"))?));
     words.take().map_or(Ok(()), Words::ready).map_err(failed("speaking to the parent"))?;
     match relay.run().map_err(failed("the control relay"))? {
         Outcome::Over => Ok(()),

@@ -183,7 +183,7 @@ impl<'a> Relay<'a> {
     ///
     /// # Errors
     /// `epoll_wait(2)`'s.
-    pub fn run(mut self) -> io::Result<Outcome> {
+    pub fn run(&mut self) -> io::Result<Outcome> {
         let mut events = [EpollEvent::empty(); 64];
         loop {
             let timeout = self.release_held();
