@@ -9,7 +9,10 @@ fn programs_behave_as_under_runc() {
     let Some(lab) = Lab::open() else { return };
     let walls = lab.walls();
     let mut different = Vec::new();
-    for (program, interpreter) in PROGRAMS {
+    // An emulated machine has not the time for all of them.
+    let only = std::env::var("BULKHEAD_ONLY").ok();
+    let wanted = |program: &str| only.as_ref().is_none_or(|only| only.split_whitespace().any(|name| name == program));
+    for (program, interpreter) in PROGRAMS.into_iter().filter(|(program, _)| wanted(program)) {
         let name = program.replace('.', "-");
         let path = format!("/programs/{program}");
         let expected = lab.run(Runtime::Runc, &name, &[interpreter, &path]);

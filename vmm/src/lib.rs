@@ -1,7 +1,10 @@
 //! The virtual machine monitor: the `microvm` wall.
 //!
-//! What is here so far is the machine itself ([`vm`]): KVM, guest memory and a virtual processor, as far as [`vm::probe`] needs them to say whether
-//! this host's KVM runs guests at all. Boot, devices, the jail and the guest's agent come next; until then `--isolation microvm` is refused by name.
+//! One process is one virtual machine: [`monitor`] is that process, from its start to its end; [`jail`] takes from it what it does not need; [`vm`] is the machine
+//! itself, memory, processors, boot and tables; [`devices`] are what the guest finds in it. The agent that runs in the guest is a crate of its own, and so is what builds
+//! the image: they share nothing with this one but the control protocol.
+//!
+//! [`vm::probe`] says whether this host's KVM runs guests at all.
 #![warn(missing_docs, clippy::undocumented_unsafe_blocks)]
 
 pub mod devices;

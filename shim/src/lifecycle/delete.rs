@@ -1,5 +1,7 @@
 //! `delete`, and clearing away what a creation left: every step may have been done already, and may be cut off.
 
+use std::os::fd::OwnedFd;
+
 use anyhow::bail;
 use bulkhead_protocol::messages::ContainerRequest;
 
@@ -75,22 +77,22 @@ fn leave_pod(session: &Session, container: &Container) -> Result<Option<std::pat
         if !pod.wall.kill(PATIENCE) {
             log::warning(format!("the wall of pod {} (process {}) does not end", pod.id, pod.wall.pid));
         }
-        // A namespace without a path was the pod's alone, and went with its last process.
-        if let Some(network) = network_of(container) {
-            wall::ended(pod.isolation, &network);
-        }
         if let Some(cgroup) = &pod.cgroup
             && let Err(error) = cgroup::remove(&pod.id, cgroup)
         {
             log::warning(error);
         }
     }
+    // Also where the wall was never written down. A namespace without a path was the pod's alone, and went with its last process.
+    if let Some(network) = network_of(container) {
+        wall::ended(container.isolation, &network);
+    }
     directory.remove()?;
     Ok(None)
 }
 
 /// The network namespace that a container's configuration names, if it is still there.
-fn network_of(container: &Container) -> Option<std::os::fd::OwnedFd> {
+fn network_of(container: &Container) -> Option<OwnedFd> {
     let namespaces = container.config["linux"]["namespaces"].as_array()?;
     let path = namespaces.iter().find(|namespace| namespace["type"] == "network")?["path"].as_str()?;
     std::fs::File::open(path).ok().map(Into::into)

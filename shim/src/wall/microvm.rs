@@ -1,5 +1,6 @@
 //! A virtual machine: its monitor is a confined process of this very binary.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -13,6 +14,7 @@ use bulkhead_vmm::monitor;
 use super::{Prepared, Start, WallError, listen, size};
 use crate::log;
 use crate::network::guest;
+use crate::oci::Config;
 use crate::state::ProcessHandle;
 
 /// Where it is remembered that an image has been compared with its manifest, until the machine boots again.
@@ -37,7 +39,30 @@ pub(super) fn prepare(start: Start<'_>) -> Result<Monitor, WallError> {
     let (kernel, initramfs) = Image::find(start.image)?.with_stamps(Path::new(STAMPS)).open()?;
     let sysctls = crate::lifecycle::network_sysctls(start.config);
     let plumbed = guest::plumb(&start.network, &sysctls)?;
-    let control = listen(start.directory)?;
+    let Start { directory, network, cgroups, config, .. } = start;
+    let made = launch(directory, config, cgroups, size, Boots { kvm, kernel, initramfs }, plumbed);
+    if made.is_err() {
+        ended(&network);
+    }
+    made
+}
+
+/// What a machine is made of and boots.
+struct Boots {
+    kvm: File,
+    kernel: File,
+    initramfs: File,
+}
+
+fn launch(
+    directory: &Path,
+    config: &Config,
+    cgroups: Vec<OwnedFd>,
+    size: size::Size,
+    boots: Boots,
+    plumbed: guest::Plumbed,
+) -> Result<Monitor, WallError> {
+    let control = listen(directory)?;
     let (json, debug) = log::settings();
     let process = monitor::prepare(monitor::Options {
         control,
@@ -49,11 +74,11 @@ pub(super) fn prepare(start: Start<'_>) -> Result<Monitor, WallError> {
         taps: plumbed.taps,
         vcpus: size.vcpus,
         memory: size.memory,
-        kernel,
-        initramfs,
-        kvm,
-        cgroups: start.cgroups,
-        out_of_memory: start.config.spec.process().as_ref().and_then(|process| process.oom_score_adj()).unwrap_or(0),
+        kernel: boots.kernel,
+        initramfs: boots.initramfs,
+        kvm: boots.kvm,
+        cgroups,
+        out_of_memory: config.spec.process().as_ref().and_then(|process| process.oom_score_adj()).unwrap_or(0),
         deadline: monitor::DEADLINE,
         vsock: None,
     })?;
