@@ -188,8 +188,8 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_they_must_be() {
         let row = |words: [&str; 3]| words.map(str::to_owned).to_vec();
-        let rows = [row(["ID", "BUNDLE", "OWNER"]), row(["r1", "/tmp/w/shim/b/r1", "root"])];
-        assert_eq!(table(&rows, 12), "ID          BUNDLE             OWNER\nr1          /tmp/w/shim/b/r1   root\n");
+        let rows = [row(["ID", "BUNDLE", "OWNER"]), row(["r1", "/srv/bundle/a/r1", "root"])];
+        assert_eq!(table(&rows, 12), "ID          BUNDLE             OWNER\nr1          /srv/bundle/a/r1   root\n");
     }
 
     #[test]
