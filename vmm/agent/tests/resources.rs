@@ -9,11 +9,11 @@ use bulkhead_protocol::messages::*;
 use guest::{Guest, exec, named, process, refusal, start, wait};
 use serde_json::json;
 
-/// Whether the agent's containers have a controller. With `BULKHEAD_TESTS_COMPLETE` they must.
+/// Whether the agent's containers have a controller. In the lab they must.
 fn has(guest: &Guest, controller: &str) -> bool {
     let there =
         std::fs::read_to_string(guest.cgroups().join("cgroup.subtree_control")).unwrap().split_whitespace().any(|one| one == controller);
-    assert!(there || std::env::var_os("BULKHEAD_TESTS_COMPLETE").is_none(), "no controller {controller}");
+    assert!(there || std::env::var_os("BULKHEAD_IN_LAB").is_none(), "no controller {controller}");
     there
 }
 
