@@ -184,20 +184,9 @@ fn go(process: &Arc<Process>, gate: &Notification) -> Result<(), Refusal> {
     }
 }
 
-/// The words in which runc says that a program could not be executed; clients match on them.
+/// Why the host, or this kernel, would not execute a program.
 fn exec_refusal(path: &str, error: Errno) -> Refusal {
-    let (code, text) = match error {
-        Errno::ENOENT => (Code::NotFound, "no such file or directory"),
-        Errno::EACCES => (Code::PermissionDenied, "permission denied"),
-        Errno::ENOEXEC => (Code::InvalidArgument, "exec format error"),
-        Errno::ELOOP => (Code::InvalidArgument, "too many levels of symbolic links"),
-        Errno::ENOTDIR => (Code::NotFound, "not a directory"),
-        _ => (Code::Internal, "cannot be executed"),
-    };
-    if error == Errno::ENOENT && path.contains('/') {
-        return Refusal::new(code, format!("exec: {path:?}: stat {path}: {text}"));
-    }
-    Refusal::new(code, format!("exec: {path:?}: {text}"))
+    Refusal::of_execution(path, nix::errno::Errno::from_raw(error.0))
 }
 
 /// How a process comes into its container; with the first process of the PID namespace that it joins, 0 for none.

@@ -1,5 +1,6 @@
 //! The service's methods: one table, from which the names, the decoded requests and the client's functions come.
 
+use nix::errno::Errno;
 use protobuf::Message;
 
 use crate::frame::{Frame, FrameError, Kind};
@@ -141,6 +142,22 @@ impl Refusal {
     /// A refusal.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
+    }
+
+    /// Why a program could not be executed, in runc's words: clients match on them, whichever wall says them.
+    pub fn of_execution(path: &str, error: Errno) -> Self {
+        let (code, text) = match error {
+            Errno::ENOENT => (Code::NotFound, "no such file or directory"),
+            Errno::EACCES => (Code::PermissionDenied, "permission denied"),
+            Errno::ENOEXEC => (Code::InvalidArgument, "exec format error"),
+            Errno::ELOOP => (Code::InvalidArgument, "too many levels of symbolic links"),
+            Errno::ENOTDIR => (Code::NotFound, "not a directory"),
+            _ => (Code::Internal, "cannot be executed"),
+        };
+        if error == Errno::ENOENT && path.contains('/') {
+            return Self::new(code, format!("exec: {path:?}: stat {path}: {text}"));
+        }
+        Self::new(code, format!("exec: {path:?}: {text}"))
     }
 }
 

@@ -132,7 +132,7 @@ fn build(
     }
     let pod = wall(session, container, config, namespace.try_clone()?)?;
     let socket = session.store.control_socket(&container.pod);
-    let mut attachments = Attachments::open(pod.isolation, &socket)?;
+    let mut attachments = Attachments::open(&socket)?;
     let mut request = request(session, container, config, &mut attachments)?;
     let process = config.spec.process().as_ref().context("config.json: process: missing")?;
     let stdio = request.stdio.mut_or_insert_default();

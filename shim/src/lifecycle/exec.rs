@@ -49,7 +49,7 @@ pub fn exec(session: &Session, id: &str, process: &Value, options: &ExecOptions)
         cgroup::join(cgroup, stand_in.handle().pid).context("container not running")?;
     }
     let socket = session.store.control_socket(&container.pod);
-    let mut attachments = Attachments::open(pod.isolation, &socket).context("container not running")?;
+    let mut attachments = Attachments::open(&socket).context("container not running")?;
     let mut process = process.clone();
     listen_environment(&mut process);
     inherit_limits(&mut process);

@@ -65,7 +65,7 @@ fn run_inside(session: &Session, client: &mut Client, container: &Container, hoo
     if let Some(environment) = hook.env() {
         process["env"] = json!(environment);
     }
-    let mut attachments = Attachments::open(container.isolation, &session.store.control_socket(&container.pod))?;
+    let mut attachments = Attachments::open(&session.store.control_socket(&container.pod))?;
     let mut state = std::fs::File::from(memfd_create("state", MFdFlags::MFD_CLOEXEC)?);
     state.write_all(hook_state(container, Status::Created).as_bytes())?;
     std::io::Seek::rewind(&mut state)?;

@@ -1,14 +1,11 @@
 //! A virtual machine: its monitor is a confined process of this very binary.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use bulkhead_guest::Image;
-use bulkhead_protocol::messages::Tree;
-use bulkhead_protocol::streams::StreamConnection;
 use bulkhead_vmm::monitor;
 
 use super::{Prepared, Start, WallError, listen, size};
@@ -95,13 +92,6 @@ impl Prepared for Monitor {
         self.process.release()?;
         Ok(())
     }
-}
-
-/// A tree is a descriptor like a stream; the monitor shows it to the guest.
-pub(super) fn tree(streams: &mut StreamConnection, tree: &OwnedFd) -> io::Result<Tree> {
-    let mut attached = Tree::new();
-    attached.stream = streams.attach(tree)?.number();
-    Ok(attached)
 }
 
 /// Takes back what the machine's network has changed in its namespace, once the machine is gone.

@@ -178,7 +178,6 @@ fn listen(directory: &Path) -> Result<OwnedFd, WallError> {
 
 /// What travels beside one request: streams and directories to the wall, handles on processes back.
 pub struct Attachments {
-    isolation: Isolation,
     streams: StreamConnection,
 }
 
@@ -187,8 +186,8 @@ impl Attachments {
     ///
     /// # Errors
     /// The connection's.
-    pub fn open(isolation: Isolation, socket: &Path) -> io::Result<Self> {
-        Ok(Self { isolation, streams: StreamConnection::open(socket)? })
+    pub fn open(socket: &Path) -> io::Result<Self> {
+        Ok(Self { streams: StreamConnection::open(socket)? })
     }
 
     /// Gives the wall a byte stream; returns its number for a message's field.
@@ -204,10 +203,10 @@ impl Attachments {
     /// # Errors
     /// The connection's.
     pub fn tree(&mut self, tree: &OwnedFd) -> io::Result<Tree> {
-        match self.isolation {
-            Isolation::Sandbox => sandbox::tree(&mut self.streams, tree),
-            Isolation::Microvm => microvm::tree(&mut self.streams, tree),
-        }
+        // A descriptor like a stream's; what the wall does with it is its own affair.
+        let mut attached = Tree::new();
+        attached.stream = self.stream(tree)?;
+        Ok(attached)
     }
 
     /// Takes the handle on a process that the answer to the request names; none where the process is not the host's.

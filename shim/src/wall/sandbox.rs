@@ -1,10 +1,5 @@
 //! The user-space kernel: a confined process of this very binary.
 
-use std::io;
-use std::os::fd::OwnedFd;
-
-use bulkhead_protocol::messages::Tree;
-use bulkhead_protocol::streams::StreamConnection;
 use bulkhead_sandbox::boot;
 
 use super::{Prepared, Start, WallError, listen};
@@ -42,11 +37,4 @@ impl Prepared for Kernel {
         self.process.release()?;
         Ok(())
     }
-}
-
-/// A tree is a descriptor like a stream; the kernel process mounts it in a tree of its own.
-pub(super) fn tree(streams: &mut StreamConnection, tree: &OwnedFd) -> io::Result<Tree> {
-    let mut attached = Tree::new();
-    attached.stream = streams.attach(tree)?.number();
-    Ok(attached)
 }

@@ -142,9 +142,9 @@ fn execute(launch: &Launch<'_>, program: Program, gate: BorrowedFd<'_>) -> Refus
     {
         return refusal;
     }
-    let Ok(path) = CString::new(program.path.as_str()) else { return program::refusal(&program.path, Errno::ENOENT) };
+    let Ok(path) = CString::new(program.path.as_str()) else { return Refusal::of_execution(&program.path, Errno::ENOENT) };
     let Err(error) = execve(&path, &program.arguments, &program.environment);
-    program::refusal(&program.path, error)
+    Refusal::of_execution(&program.path, error)
 }
 
 fn filter(launch: &Launch<'_>) -> Result<(), Refusal> {

@@ -7,29 +7,13 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat};
 
-/// Why a program could not be executed.
-pub fn refusal(path: &str, error: Errno) -> Refusal {
-    let (code, text) = match error {
-        Errno::ENOENT => (Code::NotFound, "no such file or directory"),
-        Errno::EACCES => (Code::PermissionDenied, "permission denied"),
-        Errno::ENOEXEC => (Code::InvalidArgument, "exec format error"),
-        Errno::ELOOP => (Code::InvalidArgument, "too many levels of symbolic links"),
-        Errno::ENOTDIR => (Code::NotFound, "not a directory"),
-        _ => (Code::Internal, "cannot be executed"),
-    };
-    if error == Errno::ENOENT && path.contains('/') {
-        return Refusal::new(code, format!("exec: {path:?}: stat {path}: {text}"));
-    }
-    Refusal::new(code, format!("exec: {path:?}: {text}"))
-}
-
 /// The path of a program: as it is where it has a slash, else looked for in `PATH`. Asked by a process that has its identity and its tree.
 ///
 /// # Errors
-/// [`refusal`]'s, or that it is nowhere in `PATH`.
+/// [`Refusal::of_execution`]'s, or that it is nowhere in `PATH`.
 pub fn find(name: &str, environment: &[String]) -> Result<String, Refusal> {
     if name.contains('/') {
-        return look(name).map(|()| name.to_owned()).map_err(|error| refusal(name, error));
+        return look(name).map(|()| name.to_owned()).map_err(|error| Refusal::of_execution(name, error));
     }
     let path = environment.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or("");
     for directory in path.split(':') {
