@@ -46,10 +46,15 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Lets the process go.
+    /// Lets the process go. One that can not be let go has ended, and is reaped.
     pub fn release(self) -> Result<Process, LaunchError> {
-        host("letting the process go", nix::unistd::write(&self.go, b"\n"))?;
-        Ok(self.process)
+        match host("letting the process go", nix::unistd::write(&self.go, b"\n")) {
+            Ok(_) => Ok(self.process),
+            Err(error) => {
+                self.abandon();
+                Err(error)
+            }
+        }
     }
 
     /// Ends the process.
