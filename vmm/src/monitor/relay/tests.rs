@@ -2,20 +2,23 @@
 
 use std::fs::File;
 use std::io::{IoSliceMut, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use bulkhead_protocol::call::{Call, Request, encode_response};
+use bulkhead_protocol::call::{Call, Code, Method, Refusal, Request, decode_call, encode_response};
 use bulkhead_protocol::client::{CallError, Client as Caller};
 use bulkhead_protocol::frame::FrameDecoder;
+use bulkhead_protocol::guest::{CONTROL_PORT, READY, STREAMS_PORT};
 use bulkhead_protocol::messages::*;
 use bulkhead_protocol::protobuf::MessageDyn;
 use bulkhead_protocol::streams::StreamConnection;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
+use super::held::GRACE;
 use super::*;
 
 /// Longer than anything here takes: a test that waits so long has failed.
