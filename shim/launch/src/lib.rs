@@ -121,11 +121,7 @@ impl Prepared {
     /// # Errors
     /// What it says that it could not do; it is gone then.
     pub fn release(mut self) -> Result<Process, LaunchError> {
-        // It may have ended before it was let go: then too its reason is the better one.
-        let process = match self.held.release() {
-            Ok(process) => process,
-            Err(error) => return Err(said(&mut self.words).map_or(error, LaunchError::Failed)),
-        };
+        let process = self.held.release();
         match said(&mut self.words).as_deref() {
             Some("ready") => Ok(process),
             reason => {
