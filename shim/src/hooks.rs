@@ -12,19 +12,21 @@
 //! the container on the host in which createContainer could run; its working directory is the root file system, as under runc. The others'
 //! is the bundle. A hook without `env` inherits this process's environment, as runc's hooks do.
 
-use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::{ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
 use oci_spec::runtime::Hook;
 
 use crate::host;
 use crate::network::within_thread;
-use crate::state::process::has_ended;
 
 /// A hook that failed.
 #[derive(Debug, thiserror::Error)]
@@ -91,45 +93,63 @@ fn run_one(hook: &Hook, state: &str, directory: &Path, network: Option<&OwnedFd>
         let state = state.to_owned();
         std::thread::spawn(move || stdin.write_all(state.as_bytes()));
     }
-    let deadline = match hook.timeout() {
+    let patience = match hook.timeout() {
         Some(seconds) => Duration::from_secs(seconds.unsigned_abs()),
         None => Duration::MAX,
     };
     let pidfd = host::pidfd_open(child.id() as i32).map_err(|error| error.to_string())?;
-    // What the hook says is read beside it, so that it can not stall on a full pipe; only its end is shown.
-    let errors = child.stderr.take().map(|stderr| std::thread::spawn(move || last_words(stderr)));
-    if !has_ended(&pidfd, deadline) {
+    let words = child.stderr.take().map_or_else(|| Ok(None), |stderr| listen(&pidfd, stderr, patience));
+    let Some(words) = words.map_err(|error| error.to_string())? else {
         let _ = child.kill();
         let _ = child.wait();
-        return Err(format!("hook did not end within its timeout of {} s", deadline.as_secs()));
-    }
+        return Err(format!("hook did not end within its timeout of {} s", patience.as_secs()));
+    };
     let status = child.wait().map_err(|error| error.to_string())?;
-    if status.success() {
-        return Ok(());
-    }
-    // A process that the hook left behind may hold the pipe: its words are not waited for.
-    let words = errors.filter(|reader| {
-        reader.is_finished() || {
-            std::thread::sleep(Duration::from_millis(50));
-            reader.is_finished()
-        }
-    });
-    let words = words.and_then(|reader| reader.join().ok()).unwrap_or_default();
-    Err(format!("{status}, stderr: {}", words.trim()))
+    if status.success() { Ok(()) } else { Err(format!("{status}, stderr: {}", words.trim())) }
 }
 
-fn last_words(mut stderr: impl std::io::Read) -> String {
-    let mut kept = Vec::new();
-    let mut buffer = [0; 4096];
-    while let Ok(length) = stderr.read(&mut buffer) {
-        if length == 0 {
-            break;
+/// Waits for a hook's end, and gives the last of what it said; none where it has not ended in time. What it says is read meanwhile, so that it can not stall on a
+/// full pipe. A process that it left behind may hold the pipe: what the hook wrote is in it when the hook ends, and more is not waited for.
+fn listen(pidfd: &OwnedFd, mut stderr: ChildStderr, patience: Duration) -> io::Result<Option<String>> {
+    fcntl(&stderr, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    let until = Instant::now().checked_add(patience);
+    let (mut kept, mut open) = (Vec::new(), true);
+    loop {
+        let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
+        // Rounded up: poll(2) counts milliseconds.
+        let timeout = PollTimeout::try_from(left.saturating_add(Duration::from_millis(1))).unwrap_or(PollTimeout::MAX);
+        let mut ready = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN), PollFd::new(stderr.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ready[..1 + usize::from(open)], timeout) {
+            Err(Errno::EINTR) => continue,
+            Ok(0) if left.is_zero() => return Ok(None),
+            result => result?,
+        };
+        let ended = ready[0].any().unwrap_or(false);
+        // As much as a pipe can hold (pipe-max-size, pipe(7)): one that goes on writing is not followed for ever.
+        open = open && take_last_words(&mut stderr, &mut kept, 1 << 20)?;
+        if ended {
+            return Ok(Some(String::from_utf8_lossy(&kept).into_owned()));
         }
-        kept.extend_from_slice(&buffer[..length]);
-        let excess = kept.len().saturating_sub(4096);
-        kept.drain(..excess);
     }
-    String::from_utf8_lossy(&kept).into_owned()
+}
+
+/// Reads what is there, up to `most` bytes, and keeps the end of it. False at the end of the file.
+fn take_last_words(from: &mut impl Read, kept: &mut Vec<u8>, most: usize) -> io::Result<bool> {
+    let (mut buffer, mut taken) = ([0; 4096], 0);
+    while taken < most {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(false),
+            Ok(length) => {
+                taken += length;
+                kept.extend_from_slice(&buffer[..length]);
+                kept.drain(..kept.len().saturating_sub(4096));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -159,6 +179,22 @@ mod tests {
         assert_eq!(error, "error running hook #1: hooks.createRuntime[1].path: /bin/sh: exit status: 3, stderr: no");
         let list = hooks(json!([{ "path": "/no/such/hook" }]));
         assert!(run("prestart", Some(&list), "", Path::new("/"), None).unwrap_err().to_string().contains("/no/such/hook: No such file"));
+    }
+
+    #[test]
+    fn the_end_of_what_a_hook_says_is_told_whoever_else_holds_its_pipe() {
+        let said = |script: &str| {
+            let list = hooks(json!([{ "path": "/bin/sh", "args": ["sh", "-c", script] }]));
+            let error = run("prestart", Some(&list), "", Path::new("/"), None).unwrap_err().to_string();
+            error.split_once("stderr: ").unwrap().1.to_owned()
+        };
+        // Who is left behind is not waited for.
+        let why = said("sleep 1000 & echo $! why >&2; exit 1");
+        let left: i32 = why.strip_suffix(" why").unwrap_or_else(|| panic!("{why}")).parse().unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(left), nix::sys::signal::Signal::SIGKILL).unwrap();
+        // More than a pipe holds.
+        let long = said("head -c 300000 /dev/zero | tr '\\0' x >&2; echo end >&2; exit 1");
+        assert!(long.len() > 4000 && long.starts_with("xxx") && long.ends_with("xend"), "{long}");
     }
 
     #[test]
