@@ -1,5 +1,6 @@
 //! Real clients drive Bulkhead as they drive runc: containerd's runc shim by ctr, and Podman. Each in state directories of its own.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -67,30 +68,37 @@ impl Containerd {
         std::fs::write(directory.join("config.toml"), config).expect("config.toml");
         let mut command = Command::new("containerd");
         command.arg("-c").arg(directory.join("config.toml")).stdout(Stdio::null()).stderr(Stdio::null());
-        let daemon = command.spawn().expect("containerd");
-        for _ in 0..200 {
-            if socket.exists() {
-                break;
+        let containerd = Containerd { daemon: command.spawn().expect("containerd"), socket };
+        let listens = (0..1200).any(|_| {
+            let listens = std::os::unix::net::UnixStream::connect(&containerd.socket).is_ok();
+            if !listens {
+                std::thread::sleep(std::time::Duration::from_millis(50));
             }
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
-        Containerd { daemon, socket }
+            listens
+        });
+        assert!(listens, "containerd does not listen at {}", containerd.socket.display());
+        containerd
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("timeout");
+        command.args(["120", "ctr", "-a"]).arg(&self.socket).args(arguments).stdin(Stdio::null());
+        command
     }
 
     fn ctr(&self, arguments: &[&str]) -> Output {
-        Command::new("timeout").args(["60", "ctr", "-a"]).arg(&self.socket).args(arguments).stdin(Stdio::null()).output().expect("ctr")
+        self.command(arguments).output().expect("ctr")
     }
-}
 
-impl Containerd {
     /// The same in a pseudo-terminal, as a person calls it.
-    fn in_terminal(&self, arguments: &[&str]) -> Output {
+    fn in_terminal(&self, arguments: &[&str]) -> Command {
         let quoted: Vec<String> = arguments.iter().map(|word| format!("'{word}'")).collect();
         // In the foreground of the terminal whichever shell script(1) finds: a group of its own would be stopped by SIGTTOU.
-        let line = format!("exec timeout --foreground 60 ctr -a {} {}", self.socket.display(), quoted.join(" "));
+        let line = format!("exec timeout --foreground 120 ctr -a {} {}", self.socket.display(), quoted.join(" "));
         let mut script = Command::new("script");
         script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).env("SHELL", "/bin/sh");
-        script.stdin(Stdio::null()).output().expect("script")
+        script.stdin(Stdio::null());
+        script
     }
 }
 
@@ -105,6 +113,27 @@ impl Drop for Containerd {
     }
 }
 
+/// What a process does at its end, that it may not end before what it says has been seen.
+const WAIT: &str = "until test -e /go; do sleep 0.05; done";
+
+/// Runs a command whose process says something, and then [`WAIT`]s for `go`. ctr drops a fifo that it has not seen open when the process has ended, under any runtime
+/// that is quick.
+fn hear(command: &mut Command, said: &str, go: &Path) -> Output {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a client");
+    let (mut stdout, mut heard, mut bytes) = (child.stdout.take().expect("its output"), Vec::new(), [0; 4096]);
+    while !String::from_utf8_lossy(&heard).contains(said) {
+        match stdout.read(&mut bytes).expect("its output") {
+            0 => break,
+            length => heard.extend_from_slice(&bytes[..length]),
+        }
+    }
+    std::fs::write(go, "").expect("a file");
+    stdout.read_to_end(&mut heard).expect("its output");
+    let output = child.wait_with_output().expect("a client");
+    std::fs::remove_file(go).expect("the file");
+    Output { stdout: heard, ..output }
+}
+
 #[test]
 fn containerd_by_ctr() {
     let Some(lab) = Lab::open() else { return };
@@ -117,39 +146,34 @@ fn containerd_by_ctr() {
     let binary = lab.bulkhead().display().to_string();
     let rootfs = merged.0.display().to_string();
     let runtime = ["--runc-binary", &binary, "--runc-root", &state, "--rootfs", &rootfs];
-    let run = |front: &[&str], back: &[&str]| containerd.ctr(&[&["run"], front, &runtime, back].concat());
+    let run = |front: &[&str], back: &[&str]| containerd.command(&[&["run"], front, &runtime, back].concat());
+    let go = merged.0.join("go");
 
-    let hello = run(&["--rm"], &["one", "/bin/sh", "-c", "echo hello; sleep 0.3; exit 3"]);
+    let hello = format!("echo hello; {WAIT}; exit 3");
+    let hello = hear(&mut run(&["--rm"], &["one", "/bin/sh", "-c", &hello]), "hello", &go);
     assert_eq!((text(&hello).contains("hello"), hello.status.code()), (true, Some(3)), "{}", text(&hello));
-    let detached = run(&["--detach"], &["two", "/bin/sleep", "1000"]);
+    let detached = run(&["--detach"], &["two", "/bin/sleep", "1000"]).output().expect("ctr");
     assert!(detached.status.success(), "{}", text(&detached));
-    // ctr drops a fifo that it has not seen open when the process has ended, under any runtime that is quick: give it the time.
-    let exec = containerd.ctr(&["task", "exec", "--exec-id", "e1", "two", "/bin/sh", "-c", "echo in exec; sleep 0.3; exit 4"]);
+    let exec = format!("echo in exec; {WAIT}; exit 4");
+    let exec = hear(&mut containerd.command(&["task", "exec", "--exec-id", "e1", "two", "/bin/sh", "-c", &exec]), "in exec", &go);
     assert_eq!((text(&exec).contains("in exec"), exec.status.code()), (true, Some(4)), "{}", text(&exec));
     assert!(text(&containerd.ctr(&["task", "ls"])).contains("RUNNING"));
-    let inside = containerd.in_terminal(&[
-        "task",
-        "exec",
-        "--tty",
-        "--exec-id",
-        "e2",
-        "two",
-        "/bin/sh",
-        "-c",
-        "tty; test -t 0 && echo a terminal; sleep 0.3",
-    ]);
+    let inside = format!("tty; test -t 0 && echo a terminal; {WAIT}");
+    let exec = ["task", "exec", "--tty", "--exec-id", "e2", "two", "/bin/sh", "-c", &inside];
+    let inside = hear(&mut containerd.in_terminal(&exec), "a terminal", &go);
     assert!(text(&inside).contains("/dev/pts/") && text(&inside).contains("a terminal"), "{}", text(&inside));
     assert!(containerd.ctr(&["task", "pause", "two"]).status.success());
     assert!(text(&containerd.ctr(&["task", "ls"])).contains("PAUSED"));
     assert!(containerd.ctr(&["task", "resume", "two"]).status.success());
     assert!(text(&containerd.ctr(&["task", "ps", "two"])).lines().count() >= 2);
     let front = ["run", "--rm", "--tty"];
-    let back = ["three", "/bin/sh", "-c", "tty; stty -echo; echo in a terminal; sleep 0.3; exit 5"];
-    let terminal = containerd.in_terminal(&[&front[..], &runtime, &back].concat());
+    let back = format!("tty; stty -echo; echo in a terminal; {WAIT}; exit 5");
+    let back = ["three", "/bin/sh", "-c", &back];
+    let terminal = hear(&mut containerd.in_terminal(&[&front[..], &runtime, &back].concat()), "in a terminal", &go);
     assert!(text(&terminal).contains("/dev/pts/") && text(&terminal).contains("in a terminal"), "{}", text(&terminal));
     assert_eq!(terminal.status.code(), Some(5), "{}", text(&terminal));
     assert!(containerd.ctr(&["task", "kill", "-s", "KILL", "two"]).status.success());
-    let stopped = (0..100).any(|_| {
+    let stopped = (0..1000).any(|_| {
         std::thread::sleep(std::time::Duration::from_millis(50));
         text(&containerd.ctr(&["task", "ls"])).contains("STOPPED")
     });
@@ -178,7 +202,9 @@ fn podman_run_and_exec() {
         return;
     }
     let merged = Merged::of(&lab);
-    let directory = lab.path().join("podman");
+    // Podman takes no longer path than 50 bytes for what it keeps while it runs.
+    let directory = tempfile::Builder::new().prefix("bulkhead-podman-").tempdir_in("/tmp").expect("a temporary directory");
+    let directory = directory.path();
     let podman = |arguments: &[&str]| {
         let mut command = Command::new("timeout");
         command.args(["120", "podman", "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]);
