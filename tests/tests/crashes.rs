@@ -11,6 +11,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A lab whose containers have cgroups of its own, and a state directory whose path no other test has.
 struct Place {
     lab: Lab,
@@ -80,7 +83,7 @@ impl Place {
 
     /// Waits until nothing is left: what has been killed takes a moment to be gone.
     fn assert_nothing_left(&self, what: &str) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let left = self.left();
             if left.is_empty() {
@@ -127,11 +130,16 @@ fn below(directory: &Path) -> Vec<PathBuf> {
     entries.flat_map(|entry| [vec![entry.path()], if entry.path().is_dir() { below(&entry.path()) } else { Vec::new() }].concat()).collect()
 }
 
-/// How long something takes.
-fn duration(mut work: impl FnMut()) -> Duration {
-    let begun = Instant::now();
-    work();
-    begun.elapsed()
+/// How long something takes at its quickest, of three times: the first may find nothing in the host's caches. After each comes what undoes it.
+fn duration(mut work: impl FnMut(), mut undo: impl FnMut()) -> Duration {
+    let mut once = || {
+        let begun = Instant::now();
+        work();
+        let taken = begun.elapsed();
+        undo();
+        taken
+    };
+    once().min(once()).min(once())
 }
 
 /// Moments from the beginning of a command to a little after its usual end.
@@ -149,8 +157,7 @@ fn create_is_killed_at_every_moment() {
     let Some(place) = Place::open() else { return };
     let bundle = place.bundle("c", &["/bin/sleep", "1000"], |_| {});
     let create = ["create", "--bundle", &bundle, "c"];
-    let whole = duration(|| assert!(place.run(&create)));
-    assert!(place.run(&["delete", "--force", "c"]));
+    let whole = duration(|| assert!(place.run(&create)), || assert!(place.run(&["delete", "--force", "c"])));
     let mut cut_off = 0;
     for (index, delay) in moments(whole, kills()).enumerate() {
         let running = place.kill_after(delay, &create);
@@ -170,8 +177,7 @@ fn create_takes_the_place_of_one_that_was_killed() {
     let Some(place) = Place::open() else { return };
     let bundle = place.bundle("again", &["/bin/sleep", "1000"], |_| {});
     let create = ["create", "--bundle", &bundle, "again"];
-    let whole = duration(|| assert!(place.run(&create)));
-    assert!(place.run(&["delete", "--force", "again"]));
+    let whole = duration(|| assert!(place.run(&create)), || assert!(place.run(&["delete", "--force", "again"])));
     for delay in moments(whole, kills()) {
         place.kill_after(delay, &create);
         // Unless it was too late: then the container is there.
@@ -196,7 +202,11 @@ fn run_start_exec_and_delete_are_killed_at_every_moment() {
     for (before, killed) in cases {
         let prepare = || before.iter().for_each(|command| assert!(place.run(command), "{command:?}"));
         prepare();
-        let whole = duration(|| assert!(place.run(killed), "{killed:?}"));
+        let begin_again = || {
+            assert!(place.run(&delete));
+            prepare();
+        };
+        let whole = duration(|| assert!(place.run(killed), "{killed:?}"), begin_again);
         assert!(place.run(&delete));
         for delay in moments(whole, kills()) {
             prepare();
@@ -216,24 +226,26 @@ fn an_exec_that_is_killed_before_its_process_began_leaves_no_process() {
     let bundle = place.bundle("x", &["/bin/sleep", "1000"], |_| {});
     assert!(place.run(&["run", "--detach", "--bundle", &bundle, "x"]));
     let exec = ["exec", "--detach", "--pid-file", &format!("{bundle}/pid"), "x", "/bin/sleep", "1000"];
-    let whole = duration(|| assert!(place.run(&exec)));
+    let mut numbers = vec![place.stand_in("x").expect("a stand-in")];
+    let number = || std::fs::read_to_string(format!("{bundle}/pid")).ok().and_then(|text| text.parse::<i32>().ok());
+    let whole = duration(|| assert!(place.run(&exec)), || numbers.extend(number()));
     let sleepers = || {
         let output = Command::new(place.lab.bulkhead()).arg("--root").arg(place.root()).args(["ps", "x"]).output().expect("ps");
         String::from_utf8_lossy(&output.stdout).matches("sleep").count()
     };
+    // Whether a stand-in lives: of the container's process or of an exec's, whose number was written down.
+    let lives = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(')').next().and_then(|fields| fields.split_whitespace().next()).is_some_and(|state| state != "Z")
+    };
     for delay in moments(whole, kills()) {
-        let before = sleepers();
-        std::fs::remove_file(format!("{bundle}/pid")).unwrap_or(());
+        let _ = std::fs::remove_file(format!("{bundle}/pid"));
         place.kill_after(delay, &exec);
-        let deadline = Instant::now() + Duration::from_secs(5);
+        numbers.extend(number());
         // Either it runs and its number is written down, or there is no such process.
-        let settled = || sleepers() == before + usize::from(Path::new(&format!("{bundle}/pid")).exists());
-        while !settled() {
-            // Its number is written just before it begins.
-            if sleepers() == before {
-                break;
-            }
-            assert!(Instant::now() < deadline, "after {delay:?}: {} processes, not {before}", sleepers());
+        let deadline = Instant::now() + PATIENCE;
+        while sleepers() != numbers.iter().filter(|pid| lives(pid)).count() {
+            assert!(Instant::now() < deadline, "after {delay:?}: {} processes, of {numbers:?}", sleepers());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -246,8 +258,7 @@ fn the_wall_is_killed_under_every_command() {
     let Some(place) = Place::open() else { return };
     let bundle = place.bundle("w", &["/bin/sleep", "1000"], |_| {});
     let run = ["run", "--detach", "--bundle", &bundle, "w"];
-    let whole = duration(|| assert!(place.run(&run)));
-    assert!(place.run(&["delete", "--force", "w"]));
+    let whole = duration(|| assert!(place.run(&run)), || assert!(place.run(&["delete", "--force", "w"])));
     let kill_wall = |delay: Duration| {
         std::thread::sleep(delay);
         // During creation it may not be there yet.
@@ -292,7 +303,7 @@ fn stand_ins_the_spawner_and_a_foreground_run_are_killed() {
         state["status"].as_str().unwrap_or("none").to_owned()
     };
     let until_stopped = || {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         while status() != "stopped" {
             assert!(Instant::now() < deadline, "still {}", status());
             std::thread::sleep(Duration::from_millis(10));
@@ -319,7 +330,7 @@ fn stand_ins_the_spawner_and_a_foreground_run_are_killed() {
 
     // A foreground run that is killed leaves its container running, as runc does.
     let mut child = place.command(&["run", "--bundle", &bundle, "s"]).spawn().expect("run");
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while status() != "running" {
         assert!(Instant::now() < deadline, "still {}", status());
         std::thread::sleep(Duration::from_millis(10));
@@ -333,7 +344,7 @@ fn stand_ins_the_spawner_and_a_foreground_run_are_killed() {
     // One of `do` has no name that anybody knows: the next one clears it away.
     let mut child = place.command(&["do", "--", "/bin/sleep", "1000"]).spawn().expect("do");
     let name = format!("do-{}", child.id());
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while place.stand_in(&name).is_none() {
         assert!(Instant::now() < deadline, "{name} does not begin");
         std::thread::sleep(Duration::from_millis(10));
@@ -381,7 +392,7 @@ fn containers_of_one_pod_are_created_and_deleted_at_once() {
         let named = |pid: &str, name: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
         // `run` has let the program go; the host may not have executed it yet.
         let mut text = String::new();
-        let runs = (0..500).any(|_| {
+        let runs = (0..6000).any(|_| {
             text = std::fs::read_to_string(&tasks).expect("cgroup.procs");
             let runs = text.lines().any(|pid| named(pid, "sleep"));
             if !runs {
