@@ -59,7 +59,7 @@ int main(void) {
     setvbuf(stdout, 0, _IONBF, 0);
     struct rlimit files = {8000, 8000};
     setrlimit(RLIMIT_NOFILE, &files);
-    alarm(60);
+    alarm(240);
     allocate();
     chain();
     fan();

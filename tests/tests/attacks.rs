@@ -159,12 +159,14 @@ fn links_on_a_volume_do_not_lead_out() {
     // The host moves a directory out of the volume while the container stands in it.
     let away = volume.join("inside");
     let target = lab.path().join("moved");
+    let (there, gone) = (volume.join("there"), volume.join("gone"));
     let mover = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(700));
+        await_file(&there);
         std::fs::rename(away, target).expect("rename");
+        std::fs::write(gone, "").expect("a file");
     });
-    let script =
-        "cd /volume/inside; cat /volume/absolute; cat /volume/relative; sleep 1.5; cat ../secret; ls .. | grep -c secret; echo done";
+    let script = "cd /volume/inside || exit; cat /volume/absolute; cat /volume/relative; touch /volume/there; \
+        while ! test -e /volume/gone; do sleep 0.05; done; cat ../secret; ls .. | grep -c secret; echo done";
     let ran = attack(&lab, "links", &["/bin/bash", "-c", script], |configuration| {
         let mount = serde_json::json!({ "destination": "/volume", "type": "bind", "source": volume, "options": ["rbind"] });
         configuration["mounts"].as_array_mut().expect("mounts").push(mount);
