@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 use bulkhead_sandbox::boot::{self, Sandbox, SpawnOptions};
 use bulkhead_sandbox::confine::KEPT;
 
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 fn main() {
     if std::env::args().nth(1).as_deref() == Some(boot::ARGUMENT) {
         boot::main();
@@ -200,7 +203,7 @@ fn spawner_is_bare(sandbox: &Sandbox) {
     // the kernel's, and so before any workload process, but perhaps after the kernel's word that it is ready.
     let is_bare =
         |targets: &[String]| targets.iter().all(|target| target.starts_with("socket:") || target.starts_with("anon_inode:[pidfd]"));
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + PATIENCE;
     let mut targets = descriptors(spawner);
     while !is_bare(&targets) {
         assert!(Instant::now() < deadline, "{targets:?}");
@@ -227,7 +230,7 @@ fn dies_as_a_whole(sandbox: &Sandbox) {
     let pid = nix::unistd::Pid::from_raw(sandbox.pid);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("killing it");
     nix::sys::wait::waitpid(pid, None).expect("reaping it");
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + PATIENCE;
     while Path::new(&proc_path(spawner, "status")).exists() {
         assert!(Instant::now() < deadline, "the spawner lives on");
         std::thread::sleep(Duration::from_millis(1));

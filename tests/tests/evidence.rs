@@ -121,7 +121,7 @@ fn the_host_executes_only_what_the_tables_list() {
             .spawn()
             .expect("perf");
         // perf(1) has attached once it has written its header.
-        let attached = (0..1000).any(|_| {
+        let attached = (0..6000).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(10));
             std::fs::metadata(&data).is_ok_and(|metadata| metadata.len() > 0)
         });

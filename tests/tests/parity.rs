@@ -171,7 +171,7 @@ fn a_story_that_both_tell() {
                 command.iter().map(|word| if *word == "{bundle}" { bundles[index].as_str() } else { word }).collect();
             let mut told = drive(&lab, BOTH[index], &arguments);
             // What has been killed takes a moment to be dead.
-            for _ in 0..100 {
+            for _ in 0..1000 {
                 if command[0] != "--debug" || told.0.contains(words) {
                     break;
                 }

@@ -210,5 +210,5 @@ fn own_descriptors(process: &Process) {
 fn ends_with_its_thread(thread: &str) {
     let process = Guard(launch(thread).expect("a jailed process"));
     let mut pidfd = [PollFd::new(process.0.pidfd.as_fd(), PollFlags::POLLIN)];
-    assert_eq!(poll(&mut pidfd, PollTimeout::from(10_000u16)), Ok(1), "it lives on after a call that {thread} does not make");
+    assert_eq!(poll(&mut pidfd, PollTimeout::from(60_000u16)), Ok(1), "it lives on after a call that {thread} does not make");
 }

@@ -83,7 +83,7 @@ fn launched() -> ! {
 }
 
 fn has_ended(pidfd: impl AsFd) -> bool {
-    poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::from(10_000u16)).is_ok_and(|ready| ready == 1)
+    poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::from(60_000u16)).is_ok_and(|ready| ready == 1)
 }
 
 fn reap(pid: i32) {

@@ -127,9 +127,18 @@ mod tests {
         inside.args(["--pid", "--fork", "--kill-child", "sh", "-c", spin]).stderr(std::process::Stdio::null());
         let mut inside = inside.spawn().unwrap();
         let mut outside = Command::new("sleep").arg("1000").spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(100));
-        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", inside.id())).unwrap();
-        let deep: i32 = children.trim().parse().unwrap();
+        let until = |what: &str, holds: &dyn Fn() -> bool| {
+            let begun = std::time::Instant::now();
+            while !holds() {
+                assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        let child = || std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", inside.id())).unwrap().trim().parse::<i32>();
+        // Deeper from its birth on; a shell, which spins, a little later.
+        let spins = || child().is_ok_and(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sh"));
+        until("it spins", &spins);
+        let deep = child().unwrap();
         for pid in [deep, outside.id() as i32] {
             std::fs::write(directory.join("cgroup.procs"), pid.to_string()).unwrap();
         }
@@ -143,8 +152,7 @@ mod tests {
         assert_eq!(ticks(), before, "it does not run");
         assert_eq!(processes_in(directory).collect::<Vec<_>>(), [outside.id() as i32], "the other is not moved");
         thaw(&cgroup);
-        std::thread::sleep(Duration::from_millis(500));
-        assert!(ticks() > before, "it runs again");
+        until("it runs again", &|| ticks() > before);
         freeze(&cgroup, std::process::id() as i32).unwrap();
         super::super::remove(&crate::oci::id::Id::new("x").unwrap(), &cgroup).unwrap();
         assert!(!directory.exists(), "a frozen cgroup is removed with what is in it");

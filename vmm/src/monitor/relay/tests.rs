@@ -22,7 +22,7 @@ use super::held::GRACE;
 use super::*;
 
 /// Longer than anything here takes: a test that waits so long has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Recorded(mpsc::Sender<String>);
 

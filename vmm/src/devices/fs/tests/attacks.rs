@@ -101,7 +101,7 @@ fn nothing_but_files_and_directories_is_opened() {
         assert_eq!(guest.call::<OpenOut>(Opcode::Opendir, node, &[OpenIn::default().as_slice()]).unwrap_err(), Errno::ENOTDIR);
     }
     assert_eq!(guest.create(t, "fifo", libc::O_WRONLY, 0o644).unwrap_err(), Errno::ESTALE);
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_secs(60), "nobody waits for the other end of a fifo");
     for mode in [libc::S_IFCHR, libc::S_IFBLK] {
         let made = MknodIn { mode: mode | 0o666, rdev: 0x103, ..MknodIn::default() };
         assert_eq!(guest.call::<EntryOut>(Opcode::Mknod, t, &[made.as_slice(), b"device\0"]).unwrap_err(), Errno::EPERM);
